@@ -1,0 +1,22 @@
+"""Layers that can be used in isolation."""
+
+from ponita.nn.basis import KernelBasis, Monomials
+from ponita.nn.block import ConvNeXtBlock
+from ponita.nn.calibration import calibrate
+from ponita.nn.conv import FiberBundleConv, PointCloudConv
+from ponita.nn.envelope import PolynomialCutoff
+from ponita.nn.lift import Lift
+from ponita.nn.readout import Readout, pool
+
+__all__ = [
+    "ConvNeXtBlock",
+    "FiberBundleConv",
+    "KernelBasis",
+    "Lift",
+    "Monomials",
+    "PointCloudConv",
+    "PolynomialCutoff",
+    "Readout",
+    "calibrate",
+    "pool",
+]

@@ -1,0 +1,6 @@
+"""What is differentiated: one public function an operator."""
+
+from ponita.ops.functional import basis_conv, orientation_conv, pair_conv
+from ponita.ops.segment import segment_sum
+
+__all__ = ["basis_conv", "orientation_conv", "pair_conv", "segment_sum"]
