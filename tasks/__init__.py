@@ -1,0 +1,1 @@
+"""Lightning tasks, one folder for a physical problem, and the command line."""

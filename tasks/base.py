@@ -1,0 +1,124 @@
+"""What every task does the same way: optimiser, schedule, calibration, checks, checkpoints that stand alone."""
+
+from __future__ import annotations
+
+import zlib
+from abc import abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch_geometric.data import Batch
+
+from ponita.geometry import random_rotations
+from ponita.models.checkpoint import check_state, describe
+from ponita.nn import calibrate
+from ponita.training import OptimizerConfig, parameter_groups, warmup_cosine
+
+
+class NonFiniteLossError(RuntimeError):
+    """Training met a loss that is NaN or infinite."""
+
+
+class Task(L.LightningModule):
+    """Base of the tasks.
+
+    A task says what the loss of a batch is, how a batch is rotated, and what to report of a test. Everything random in
+    a step is a function of the seed, the step and the rank, so that a run that was killed continues as if it had not
+    been.
+
+    Args:
+        model: the model to train.
+        optimizer: learning rate, weight decay and warm-up.
+        augment: rotate every graph at random in training.
+        calibrate_kernels: rescale the convolutions on the first training batch before the first step.
+        seed: of the rotations.
+    """
+
+    #: File of the package that describes the model in a checkpoint, and its name in the state dict.
+    model_prefix: ClassVar[str] = "model."
+
+    def __init__(
+        self, model: nn.Module, optimizer: OptimizerConfig, augment: bool, calibrate_kernels: bool, seed: int
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.optimizer_config = optimizer
+        self.augment, self.calibrate_kernels, self.seed = augment, calibrate_kernels, seed
+
+    @abstractmethod
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """The loss of a batch under "loss", and parts of it to log."""
+
+    @abstractmethod
+    def rotate_batch(self, batch: Batch, rotations: Tensor) -> Batch:
+        """A batch with graph g turned by rotations[g] ([G, d, d])."""
+
+    @abstractmethod
+    def report(self) -> str:
+        """A table of what the last test measured."""
+
+    def model_inputs(self, batch: Batch) -> dict[str, Any]:
+        """Arguments of the model for a batch, by name."""
+        raise NotImplementedError
+
+    def setup(self, stage: str) -> None:
+        """Before training, set what the data decide: statistics and the scale of the kernels."""
+        if stage != "fit":
+            return
+        first_batch = self.trainer.datamodule.first_batch()
+        self.prepare(first_batch)
+        if self.calibrate_kernels:
+            calibrate(self.model, self.model_inputs(first_batch))
+
+    def prepare(self, first_batch: Batch) -> None:
+        """Hook for statistics of the training set; must not be random."""
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        if self.augment:
+            batch = self.rotate_batch(batch, self._rotations(batch))
+        losses = self.losses(batch)
+        self._check_finite(losses["loss"], batch, batch_idx)
+        values = {f"train/{name}": value.detach().float() for name, value in losses.items()}
+        self.log_dict(values, on_step=False, on_epoch=True, batch_size=batch.num_graphs, sync_dist=True)
+        self.log("loss", values["train/loss"], prog_bar=True, logger=False, batch_size=batch.num_graphs)
+        return losses["loss"]
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        config, total = self.optimizer_config, self.trainer.estimated_stepping_batches
+        if total == float("inf"):
+            raise ValueError("the cosine schedule needs an end; set trainer.max_epochs or trainer.max_steps.")
+        optimizer = torch.optim.Adam(parameter_groups(self, config.weight_decay), lr=config.lr)
+        warmup = config.warmup_epochs * total / max(self.trainer.max_epochs or 1, 1)
+        schedule = {"scheduler": warmup_cosine(optimizer, warmup, int(total)), "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Let `ponita.models.load` rebuild the model from the checkpoint alone."""
+        checkpoint["ponita"] = describe(self.model, prefix=self.model_prefix)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        check_state(self, checkpoint["state_dict"], "what --ckpt_path names")
+
+    def run_folder(self) -> Path:
+        """Where pictures of this run go."""
+        return Path(self.trainer.log_dir or self.trainer.default_root_dir)
+
+    def _rotations(self, batch: Batch) -> Tensor:
+        """[G, d, d], a function of seed, step and rank."""
+        key = f"{self.seed} {self.global_step} {self.global_rank}".encode()
+        generator = torch.Generator().manual_seed(zlib.crc32(key))
+        pos = batch.pos
+        return random_rotations(batch.num_graphs, dim=pos.shape[1], generator=generator, dtype=pos.dtype).to(pos.device)
+
+    def _check_finite(self, loss: Tensor, batch: Batch, batch_idx: int) -> None:
+        if bool(torch.isfinite(loss)):
+            return
+        samples = batch.sample.tolist() if "sample" in batch else "unknown"
+        raise NonFiniteLossError(
+            f"the loss is {float(loss.detach())} at epoch {self.current_epoch}, step {self.global_step}, batch {batch_idx} "
+            f"(samples {samples} of the training set). The last good checkpoint is kept; look at these samples, lower "
+            "optimizer.lr, or set trainer.gradient_clip_val."
+        )

@@ -1,0 +1,68 @@
+"""The command line: `ponita fit|validate|test|predict --config <file or packaged name>`, `ponita configs`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from ponita._version import __version__
+from ponita.tasks import configs
+
+HELP = """usage: ponita <command> [options]
+
+Train and evaluate position-orientation equivariant networks.
+
+commands:
+  fit        train, then test the best checkpoint
+  validate   measure the validation set
+  test       measure the test set
+  predict    predict on the test set
+  configs    list the packaged configurations
+
+A configuration is a file or a packaged name; every value can be changed on the command line:
+  ponita fit --config nbody/quick --trainer.max_epochs 10 --model.init_args.optimizer.lr 1e-3
+  ponita fit --config nbody/quick --ckpt_path last        continue the latest run where it stopped
+  ponita test --ckpt_path runs/nbody-quick/checkpoints/best.ckpt
+
+ponita <command> --help lists the options. Set PONITA_DEBUG=1 to see where an error was raised."""
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Entry point of the `ponita` command, also callable from Python.
+
+    Args:
+        args: the words after `ponita`; those of the process where None.
+    """
+    args = list(sys.argv[1:] if args is None else args)
+    if not args or args[0] in ("-h", "--help"):
+        print(HELP)
+    elif args[0] in ("-V", "--version"):
+        print(f"ponita {__version__}")
+    elif args[0] == "configs":
+        print(configs.listing())
+    else:
+        _run_with_plain_errors(args)
+
+
+def run(args: Sequence[str]) -> Any:
+    """Parse, run, and hand back the LightningCLI, for use from Python.
+
+    Args:
+        args: as for `main`.
+    """
+    from ponita.tasks.lightning_cli import run_command  # here, so that `ponita --help` does not wait for Lightning
+
+    return run_command(list(args))
+
+
+def _run_with_plain_errors(args: list[str]) -> None:
+    """Show the message of an error the user can act on, without the traceback."""
+    try:
+        run(args)
+    except (ValueError, OSError, RuntimeError) as error:
+        if os.environ.get("PONITA_DEBUG"):
+            raise
+        print(f"ponita: error: {error}", file=sys.stderr)
+        sys.exit(1)

@@ -1,0 +1,57 @@
+"""What every data module does the same way: batches whose order depends on the seed and the epoch alone."""
+
+from __future__ import annotations
+
+import lightning as L
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch_geometric.data import Batch
+
+from ponita.data import collate
+
+
+class GraphDataModule(L.LightningDataModule):
+    """Base of the data modules; `setup` of a subclass fills `sets`.
+
+    Args:
+        batch_size: graphs in a training batch.
+        eval_batch_size: graphs in a batch of validation and test.
+        num_workers: processes that prepare batches.
+        seed: of the order of the training set.
+    """
+
+    def __init__(self, batch_size: int, eval_batch_size: int, num_workers: int, seed: int) -> None:
+        super().__init__()
+        if batch_size < 1 or eval_batch_size < 1:
+            raise ValueError(f"batch_size={batch_size}, eval_batch_size={eval_batch_size}; expected at least 1.")
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
+        self.num_workers, self.seed = num_workers, seed
+        self.sets: dict[str, Dataset] = {}
+
+    def first_batch(self) -> Batch:
+        """The first graphs of the training set, the same on every rank: for calibration."""
+        train = self.sets["train"]
+        return collate([train[i] for i in range(min(self.batch_size, len(train)))])
+
+    def train_dataloader(self) -> DataLoader:
+        world, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+        # Its order is a function of (seed, epoch) and of nothing else, also in a single process.
+        sampler = DistributedSampler(self.sets["train"], num_replicas=world, rank=rank, seed=self.seed)
+        return self._loader("train", batch_size=self.batch_size, sampler=sampler)
+
+    def val_dataloader(self) -> DataLoader:
+        return self._loader("valid", batch_size=self.eval_batch_size)
+
+    def test_dataloader(self) -> DataLoader:
+        return self._loader("test", batch_size=self.eval_batch_size)
+
+    def predict_dataloader(self) -> DataLoader:
+        return self.test_dataloader()
+
+    def _loader(self, name: str, **options: object) -> DataLoader:
+        return DataLoader(
+            self.sets[name],
+            collate_fn=collate,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            **options,
+        )
