@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zlib
 from abc import abstractmethod
-from pathlib import Path
 from typing import Any, ClassVar
 
 import lightning as L
@@ -101,10 +100,6 @@ class Task(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         check_state(self, checkpoint["state_dict"], "what --ckpt_path names")
-
-    def run_folder(self) -> Path:
-        """Where pictures of this run go."""
-        return Path(self.trainer.log_dir or self.trainer.default_root_dir)
 
     def _rotations(self, batch: Batch) -> Tensor:
         """[G, d, d], a function of seed, step and rank."""

@@ -18,6 +18,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from ponita.data import replacing
 from ponita.models.checkpoint import read_checkpoint
 from ponita.tasks.pictures import draw_learning_curve
+from ponita.tasks.runs import folder_of
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -84,9 +85,9 @@ class LearningCurve(Callback):
 
     @rank_zero_only
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.log_dir is None or not isinstance(trainer.logger, RunLogger):
+        if not isinstance(trainer.logger, RunLogger):
             return
         trainer.logger.save()
-        metrics = Path(trainer.log_dir) / "metrics.csv"
+        metrics = folder_of(trainer) / "metrics.csv"
         if metrics.is_file():
             draw_learning_curve(metrics, metrics.with_name("learning_curve.png"))

@@ -68,7 +68,7 @@ class PonitaCLI(LightningCLI):
 
     @rank_zero_only
     def after_test(self) -> None:
-        folder = Path(self.trainer.log_dir)
+        folder = runs.folder_of(self.trainer)
         report = self.model.report()
         (folder / "report.txt").write_text(report + "\n", encoding="utf-8")
         print(f"\n{report}\n\neverything of this run is in {folder}")

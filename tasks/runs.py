@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import lightning as L
 
 # Processes of a distributed run are started with the environment of the first and must agree on the folder.
 VARIABLE = "PONITA_RUN_DIR"
@@ -27,6 +31,12 @@ def choose(name: str, given: str | None, ckpt_path: str | None, command: str) ->
     folder = Path(given) if given else _default(name, ckpt_path, command)
     os.environ[VARIABLE] = str(folder)
     return folder
+
+
+def folder_of(trainer: L.Trainer) -> Path:
+    """Where a run writes. Not `trainer.log_dir`, which waits for all ranks: only the first may ask."""
+    log_dir = getattr(trainer.logger, "log_dir", None)
+    return Path(log_dir or trainer.default_root_dir)
 
 
 def config_beside(ckpt_path: str | None) -> Path | None:

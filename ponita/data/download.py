@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
-from uuid import uuid4
 
 from tqdm import tqdm
+
+from ponita.data.atomic import replacing
 
 CHUNK_BYTES = 1 << 20
 TIMEOUT_SECONDS = 60.0
@@ -84,24 +83,13 @@ def _is_right(path: Path, sha256: str, size: int | None) -> bool:
 
 def _fetch(url: str, destination: Path, sha256: str, size: int | None, progress: bool) -> None:
     digest = hashlib.sha256()
-    with _temporary_beside(destination) as temporary:
-        with temporary.open("xb") as file:
+    with replacing(destination) as temporary:
+        with temporary.open("wb") as file:
             for chunk in _chunks(url, size, destination.name if progress else None):
                 file.write(chunk)
                 digest.update(chunk)
         if digest.hexdigest() != sha256:
             raise _ChecksumError(f"the file there has SHA-256 {digest.hexdigest()}, expected {sha256}")
-        os.replace(temporary, destination)
-
-
-@contextmanager
-def _temporary_beside(destination: Path) -> Iterator[Path]:
-    # Not tempfile.mkstemp: its files are readable by their owner alone, and data folders are often shared.
-    temporary = destination.with_name(f".{destination.name}.{uuid4().hex}.part")
-    try:
-        yield temporary
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _chunks(url: str, size: int | None, bar_label: str | None) -> Iterator[bytes]:

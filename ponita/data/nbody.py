@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,6 +24,7 @@ from ponita.data.nbody_simulation import (
     resolve_frames,
     simulate,
 )
+from ponita.data.npz import read_npz
 
 __all__ = [
     "SPLITS",
@@ -39,8 +38,6 @@ __all__ = [
 
 SPLITS = ("train", "valid", "test")
 FIELDS = ("positions", "velocities", "charges")
-# What numpy and zipfile raise on damaged bytes, or on a file that is not an npz at all.
-UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, TypeError, AttributeError, RuntimeError, OSError)
 
 
 def load_nbody(
@@ -142,11 +139,7 @@ def _write(path: Path, splits: dict[str, Trajectories], parameters: dict[str, in
 
 
 def _read(path: Path, parameters: dict[str, int | list[int]]) -> dict[str, Trajectories]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
-    except UNREADABLE as error:
-        raise ValueError(f"{path} cannot be read ({error}); delete it and it is generated again") from error
+    arrays = read_npz(path, "delete it and it is generated again")
     if str(arrays.get("parameters")) != json.dumps(parameters, sort_keys=True) or not _has_shapes(arrays, parameters):
         raise ValueError(f"{path} does not hold the simulations its name promises; delete it and it is generated again")
     return {name: Trajectories(*(arrays[f"{name}_{field}"] for field in FIELDS)) for name in SPLITS}

@@ -9,17 +9,15 @@ from __future__ import annotations
 import difflib
 import os
 import tarfile
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
-from typing import BinaryIO
 
 import numpy as np
 from tqdm import tqdm
 
 from ponita.data.download import download as fetch
+from ponita.data.npz import read_npz
 from ponita.data.units import EV_PER_KCAL_MOL
 
 MOLECULES: tuple[str, ...] = (
@@ -42,8 +40,6 @@ ARCHIVE_URLS = (
 )
 ARCHIVE_SHA256 = "cddeea2ec2c4b22a9de16a9a65a3eeedac5b29da9c99c20bbff0153912bf922b"
 ARCHIVE_BYTES = 1_066_301_513
-# What numpy and zipfile raise on damaged bytes, or on a file that is not an npz at all.
-UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, TypeError, AttributeError, RuntimeError, OSError)
 KEYS = ("nuclear_charges", "coords", "energies", "forces")
 
 
@@ -203,30 +199,25 @@ def _read_frames(path: Path) -> Frames:
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
-    # numpy leaves a file that it opened itself, and that is no zip, open.
-    with path.open("rb") as file:
-        return _read_open(file, path)
-
-
-def _read_open(file: BinaryIO, path: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(file, allow_pickle=False) as stored:
-            missing = [key for key in KEYS if key not in stored]
-            arrays = {} if missing else {key: stored[key].astype(np.float64) for key in KEYS}
-    except UNREADABLE as error:
-        raise ValueError(
-            f"{path} cannot be read as an npz file of numbers ({error}); it is damaged or was cut short: "
-            f"delete it and fetch it again"
-        ) from error
+    stored = read_npz(path, "delete it and fetch it again")
+    missing = [key for key in KEYS if key not in stored]
     if missing:
         raise ValueError(
             f"{path} has no {', '.join(missing)}; expected the keys of the published file: {', '.join(KEYS)}"
         )
+    arrays = {key: _as_numbers(stored[key], key, path) for key in KEYS}
     for key, array in arrays.items():
         bad = np.size(array) - np.count_nonzero(np.isfinite(array))
         if bad:
             raise ValueError(f"{path}: {key} has {bad} numbers that are not finite; fetch the file again")
     return arrays
+
+
+def _as_numbers(array: np.ndarray, key: str, path: Path) -> np.ndarray:
+    try:
+        return array.astype(np.float64)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: {key} cannot be read as numbers ({error}); it is damaged, fetch it again") from error
 
 
 def _read_indices(path: Path) -> np.ndarray:

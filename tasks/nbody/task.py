@@ -14,6 +14,7 @@ from ponita.models import Ponita
 from ponita.tasks.base import Task
 from ponita.tasks.nbody.pictures import draw_trajectories
 from ponita.tasks.pictures import format_table
+from ponita.tasks.runs import folder_of
 from ponita.training import OptimizerConfig
 
 
@@ -99,7 +100,9 @@ class NBodyTask(Task):
         if self.trainer.is_global_zero and self.trainer.world_size == 1:
             data = self.trainer.datamodule.sets["test"]
             predicted = torch.cat(self.tested).view_as(data.positions[: len(data), -1])
-            draw_trajectories(self.run_folder() / "trajectories.png", data, predicted, self.trainer.datamodule.duration)
+            draw_trajectories(
+                folder_of(self.trainer) / "trajectories.png", data, predicted, self.trainer.datamodule.duration
+            )
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         return self(batch)

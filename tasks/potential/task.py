@@ -13,6 +13,7 @@ from ponita.geometry import random_rotations, rotate
 from ponita.models import EnergyForces, Ponita, Potential
 from ponita.tasks.base import Task
 from ponita.tasks.pictures import draw_parity, figure, format_table
+from ponita.tasks.runs import folder_of
 from ponita.training import LossWeights, OptimizerConfig, energy_force_loss
 
 MILLI = 1000.0  # metrics are in meV and meV/Å
@@ -126,7 +127,7 @@ class EnergyForceTask(Task):
 
     def _draw(self) -> None:
         predicted, true = zip(*self.tested, strict=True)
-        with figure(self.run_folder() / "parity.png", columns=2) as axes:
+        with figure(folder_of(self.trainer) / "parity.png", columns=2) as axes:
             true_energy, energy = (torch.cat([part.energy for part in parts]).cpu() for parts in (true, predicted))
             offset = true_energy.mean()
             draw_parity(axes[0], MILLI * (true_energy - offset), MILLI * (energy - offset), "energy", "meV")
