@@ -61,6 +61,11 @@ def _run_with_plain_errors(args: list[str]) -> None:
     """Show the message of an error the user can act on, without the traceback."""
     try:
         run(args)
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] == "ponita":
+            raise
+        print(f"ponita: error: {error}: the tasks need more packages, pip install 'ponita[tasks]'", file=sys.stderr)
+        sys.exit(1)
     except (ValueError, OSError, RuntimeError) as error:
         if os.environ.get("PONITA_DEBUG"):
             raise

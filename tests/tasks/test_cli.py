@@ -1,6 +1,8 @@
 """The command line as users meet it: names, folders, mistakes."""
 
 import csv
+import itertools
+import sys
 from pathlib import Path
 
 import pytest
@@ -105,6 +107,30 @@ def test_early_stopping_is_an_option():
     stop = ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=train/loss"]
     main(["fit", *NBODY, "--trainer.max_epochs", "9", *stop, "--trainer.callbacks.stopping_threshold=1e9"])
     assert max(read_metrics(Path("runs/nbody-quick/metrics.csv"))["train/loss"]) == 0
+
+
+@pytest.mark.parametrize("name", sorted(configs.packaged()))
+def test_every_packaged_configuration_runs(name):
+    write_springs(Path("data/rmd17"))
+    small = POTENTIAL if name.startswith("potential") else NBODY
+    sizes = [word for option in itertools.pairwise(small) if option[0].startswith("--data.") for word in option]
+    quiet = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
+    limits = [
+        "--trainer.max_epochs",
+        "1",
+        "--trainer.check_val_every_n_epoch",
+        "1",
+        "--trainer.limit_train_batches",
+        "1",
+    ]
+    main(["fit", "--config", name, *sizes, *quiet, *limits])
+    assert Path(f"runs/{name.replace('/', '-')}/report.txt").is_file()
+
+
+def test_missing_packages_of_the_tasks_are_named(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lightning", None)
+    monkeypatch.delitem(sys.modules, "ponita.tasks.lightning_cli", raising=False)
+    assert "pip install 'ponita[tasks]'" in run_and_fail(capsys, ["fit", *NBODY])
 
 
 def test_a_misspelt_key_is_named(capsys):

@@ -122,7 +122,7 @@ def test_an_error_of_the_disk_is_not_blamed_on_the_server(tmp_path: Path, monkey
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("ponita.data.download.os.replace", full)
+    monkeypatch.setattr("ponita.data.atomic.os.replace", full)
     with serve({"a": BODY}) as (url, _), pytest.raises(OSError, match="No space left") as caught:
         download([url + "a"], tmp_path / "f", sha256=SHA256, progress=False)
     assert not isinstance(caught.value, ConnectionError)

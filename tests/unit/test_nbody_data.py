@@ -19,7 +19,7 @@ SMALL = {"sizes": (2, 1, 1), "drawn": (3, 2, 1), "frames": (1, 2), "num_steps": 
 
 
 def drawn_alone(rng: np.random.RandomState, n: int) -> Drawn:
-    """One system by the protocol: charges `[n, 1]`, positions and velocities `[3, n]`; the noise is still to be drawn."""
+    """One system by the protocol: charges `[n, 1]`, positions and velocities `[3, n]`; no noise yet."""
     charges = rng.choice([-1, 0, 1], size=(n, 1), p=[0.5, 0, 0.5])
     x = rng.randn(3, n) * (1.0 * (n / 5) ** (1 / 3))
     v = rng.randn(3, n)
