@@ -36,8 +36,10 @@ class Task(L.LightningModule):
         seed: of the rotations.
     """
 
-    #: File of the package that describes the model in a checkpoint, and its name in the state dict.
+    #: Prefix of the model's names in the state dict of a checkpoint.
     model_prefix: ClassVar[str] = "model."
+    #: Units of logged metrics, for pictures.
+    metric_units: ClassVar[dict[str, str]] = {}
 
     def __init__(
         self, model: nn.Module, optimizer: OptimizerConfig, augment: bool, calibrate_kernels: bool, seed: int

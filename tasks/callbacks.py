@@ -90,4 +90,4 @@ class LearningCurve(Callback):
         trainer.logger.save()
         metrics = folder_of(trainer) / "metrics.csv"
         if metrics.is_file():
-            draw_learning_curve(metrics, metrics.with_name("learning_curve.png"))
+            draw_learning_curve(metrics, metrics.with_name("learning_curve.png"), pl_module.metric_units)

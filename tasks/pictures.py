@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -43,12 +43,13 @@ def read_metrics(path: Path) -> dict[str, dict[int, float]]:
     return curves
 
 
-def draw_learning_curve(metrics: Path, path: Path) -> None:
+def draw_learning_curve(metrics: Path, path: Path, units: Mapping[str, str]) -> None:
     """One panel for the training losses and one for each validation metric, against epochs.
 
     Args:
         metrics: a metrics.csv.
         path: PNG to write.
+        units: of the metrics that have one.
     """
     curves = read_metrics(metrics)
     train = {k: v for k, v in curves.items() if k.startswith("train/")}
@@ -62,11 +63,18 @@ def draw_learning_curve(metrics: Path, path: Path) -> None:
                 epochs = sorted(curve)
                 marker = "o" if len(epochs) < 2 else None
                 axis.plot(epochs, [curve[e] for e in epochs], label=name, linewidth=1.4, marker=marker)
-            axis.set(xlabel="epoch", yscale="log", title=next(iter(panel)) if len(panel) == 1 else "training")
+            axis.set(xlabel="epoch", yscale="log", title=_title(panel, units))
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
             axis.grid(alpha=0.3, which="both")
             if len(panel) > 1:
                 axis.legend(frameon=False)
+
+
+def _title(panel: Mapping[str, object], units: Mapping[str, str]) -> str:
+    if len(panel) > 1:
+        return "training"
+    name = next(iter(panel))
+    return f"{name} ({units[name]})" if name in units else name
 
 
 def draw_parity(axis: Axes, true: Tensor, predicted: Tensor, title: str, unit: str) -> None:

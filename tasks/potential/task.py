@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -35,6 +35,8 @@ class EnergyForceTask(Task):
         test_rotations: average predictions of the test over so many random rotations; 1 leaves molecules as they are.
         seed: of the rotations.
     """
+
+    metric_units: ClassVar[dict[str, str]] = {"valid/energy_mae": "meV", "valid/forces_mae": "meV/Å"}
 
     def __init__(
         self,
