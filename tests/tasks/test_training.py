@@ -76,7 +76,8 @@ def nbody_task():
 
 def test_statistics_and_losses_of_the_potential_are_those_of_the_recipe():
     write_springs(Path("data/rmd17"))
-    cli = run(["fit", *POTENTIAL, "--trainer.max_epochs", "1"])
+    published = ["--model.init_args.loss_weights.energy", "0.002"]
+    cli = run(["fit", *POTENTIAL, "--trainer.max_epochs", "1", *published])
     task, train = cli.model, cli.datamodule.sets["train"]
     assert isinstance(task, EnergyForceTask) and isinstance(cli.datamodule, RMD17DataModule)
     torch.testing.assert_close(task.model.shift, train.energies.mean())
