@@ -101,7 +101,7 @@ class Ponita(KeepsFloat64):
         self.space = get_space(space)
         _check_choices(mode=mode, readouts=readouts, pooling=pooling, kernel=kernel)
         _check_channels(self.config, self.space.has_fibre)
-        self.pooling, self.axis_smoothing, self.backend = pooling, axis_smoothing, backends.resolve(backend)
+        self.pooling, self.axis_smoothing, self.backend = pooling, axis_smoothing, backends.check(backend)
 
         no_grid = torch.zeros(1, self.space.dim, dtype=torch.float64)
         self.register_buffer("grid", sphere_grid(num_orientations) if self.space.has_fibre else no_grid)

@@ -26,7 +26,7 @@ class PointCloudConv(nn.Module):
 
     def __init__(self, channels: int, basis_channels: int, backend: str = "auto") -> None:
         super().__init__()
-        self.backend = backends.resolve(backend)
+        self.backend = backends.check(backend)
         self.kernel = nn.Linear(basis_channels, channels, bias=False)
         self.bias = nn.Parameter(torch.zeros(channels))
 
@@ -60,7 +60,7 @@ class FiberBundleConv(nn.Module):
 
     def __init__(self, channels: int, basis_channels: int, backend: str = "auto") -> None:
         super().__init__()
-        self.backend = backends.resolve(backend)
+        self.backend = backends.check(backend)
         self.kernel = nn.Linear(basis_channels, channels, bias=False)
         self.fiber_kernel = nn.Linear(basis_channels, channels, bias=False)
         self.bias = nn.Parameter(torch.zeros(channels))

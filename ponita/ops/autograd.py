@@ -10,19 +10,19 @@ import torch
 from torch import Tensor
 from torch.library import custom_op
 
-from ponita.ops import reference
+from ponita.ops.backends import implementation
 
 
 @custom_op("ponita::pair_conv", mutates_args=())
 def pair_conv(x: Tensor, kernel: Tensor, sender: Tensor, receiver: Tensor, two_way: int, backend: str) -> Tensor:
     """See `ponita.ops.reference.pair_conv`."""
-    return reference.pair_conv(x, kernel, sender, receiver, two_way, backend)
+    return implementation(backend).pair_conv(x, kernel, sender, receiver, two_way)
 
 
 @custom_op("ponita::pair_product", mutates_args=())
 def pair_product(x: Tensor, g: Tensor, sender: Tensor, receiver: Tensor, two_way: int, backend: str) -> Tensor:
     """See `ponita.ops.reference.pair_product`."""
-    return reference.pair_product(x, g, sender, receiver, two_way)
+    return implementation(backend).pair_product(x, g, sender, receiver, two_way)
 
 
 @custom_op("ponita::basis_conv", mutates_args=())
@@ -30,7 +30,7 @@ def basis_conv(
     x: Tensor, basis: Tensor, weight: Tensor, sender: Tensor, receiver: Tensor, two_way: int, backend: str
 ) -> Tensor:
     """See `ponita.ops.reference.basis_conv`."""
-    return reference.basis_conv(x, basis, weight, sender, receiver, two_way, backend)
+    return implementation(backend).basis_conv(x, basis, weight, sender, receiver, two_way)
 
 
 @custom_op("ponita::basis_gradient", mutates_args=())
@@ -38,7 +38,7 @@ def basis_gradient(
     x: Tensor, g: Tensor, weight: Tensor, sender: Tensor, receiver: Tensor, two_way: int, backend: str
 ) -> Tensor:
     """See `ponita.ops.reference.basis_gradient`."""
-    return reference.basis_gradient(x, g, weight, sender, receiver, two_way)
+    return implementation(backend).basis_gradient(x, g, weight, sender, receiver, two_way)
 
 
 @custom_op("ponita::weight_gradient", mutates_args=())
@@ -46,49 +46,103 @@ def weight_gradient(
     x: Tensor, g: Tensor, basis: Tensor, sender: Tensor, receiver: Tensor, two_way: int, backend: str
 ) -> Tensor:
     """See `ponita.ops.reference.weight_gradient`."""
-    return reference.weight_gradient(x, g, basis, sender, receiver, two_way)
+    return implementation(backend).weight_gradient(x, g, basis, sender, receiver, two_way)
+
+
+@custom_op("ponita::spline_conv", mutates_args=())
+def spline_conv(
+    x: Tensor,
+    weights: Tensor,
+    table: Tensor,
+    corner: Tensor,
+    stride: int,
+    sender: Tensor,
+    receiver: Tensor,
+    two_way: int,
+    backend: str,
+) -> Tensor:
+    """See `ponita.ops.reference.spline_conv`."""
+    return implementation(backend).spline_conv(x, weights, table, corner, stride, sender, receiver, two_way)
+
+
+@custom_op("ponita::spline_weight_gradient", mutates_args=())
+def spline_weight_gradient(
+    x: Tensor,
+    g: Tensor,
+    table: Tensor,
+    corner: Tensor,
+    stride: int,
+    sender: Tensor,
+    receiver: Tensor,
+    two_way: int,
+    backend: str,
+) -> Tensor:
+    """See `ponita.ops.reference.spline_weight_gradient`."""
+    return implementation(backend).spline_weight_gradient(x, g, table, corner, stride, sender, receiver, two_way)
+
+
+@custom_op("ponita::spline_table_gradient", mutates_args=())
+def spline_table_gradient(
+    x: Tensor,
+    g: Tensor,
+    weights: Tensor,
+    corner: Tensor,
+    stride: int,
+    num_nodes: int,
+    sender: Tensor,
+    receiver: Tensor,
+    two_way: int,
+    backend: str,
+) -> Tensor:
+    """See `ponita.ops.reference.spline_table_gradient`."""
+    return implementation(backend).spline_table_gradient(
+        x, g, weights, corner, stride, num_nodes, sender, receiver, two_way
+    )
 
 
 @custom_op("ponita::orientation_conv", mutates_args=())
 def orientation_conv(x: Tensor, kernel: Tensor) -> Tensor:
     """See `ponita.ops.reference.orientation_conv`."""
-    return reference.orientation_conv(x, kernel)
+    return implementation("torch").orientation_conv(x, kernel)
 
 
 @custom_op("ponita::orientation_product", mutates_args=())
 def orientation_product(x: Tensor, g: Tensor) -> Tensor:
     """See `ponita.ops.reference.orientation_product`."""
-    return reference.orientation_product(x, g)
+    return implementation("torch").orientation_product(x, g)
 
 
 @pair_conv.register_fake
-def _(x, kernel, sender, receiver, two_way, backend):
+@basis_conv.register_fake
+@spline_conv.register_fake
+@orientation_conv.register_fake
+def _(x, *_):
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
 @pair_product.register_fake
-def _(x, g, sender, receiver, two_way, backend):
+def _(x, g, sender, *_):
     return x.new_empty(sender.shape[0], *x.shape[1:])
 
 
-@basis_conv.register_fake
-def _(x, basis, weight, sender, receiver, two_way, backend):
-    return torch.empty_like(x, memory_format=torch.contiguous_format)
-
-
 @basis_gradient.register_fake
-def _(x, g, weight, sender, receiver, two_way, backend):
+def _(x, g, weight, sender, *_):
     return x.new_empty(sender.shape[0], x.shape[1], weight.shape[1])
 
 
 @weight_gradient.register_fake
-def _(x, g, basis, sender, receiver, two_way, backend):
+def _(x, g, basis, *_):
     return x.new_empty(x.shape[2], basis.shape[2])
 
 
-@orientation_conv.register_fake
-def _(x, kernel):
-    return torch.empty_like(x, memory_format=torch.contiguous_format)
+@spline_weight_gradient.register_fake
+def _(x, g, table, corner, *_):
+    return x.new_empty(*corner.shape, 16)
+
+
+@spline_table_gradient.register_fake
+def _(x, g, weights, corner, stride, num_nodes, *_):
+    return x.new_empty(num_nodes, x.shape[2])
 
 
 @orientation_product.register_fake
@@ -96,14 +150,16 @@ def _(x, g):
     return x.new_empty(x.shape[1], x.shape[1], x.shape[2])
 
 
-def _save(num_tensors: int):
-    """A context that keeps the floating arguments for `backward` and the rest as they are."""
+def _save_inputs(ctx, inputs, output):
+    """Keep the tensors for `backward`, and the plain numbers as `ctx.options`."""
+    ctx.options = [value for value in inputs if not isinstance(value, Tensor)]
+    ctx.num_inputs = len(inputs)
+    ctx.save_for_backward(*(value for value in inputs if isinstance(value, Tensor)))
 
-    def setup_context(ctx, inputs, output):
-        sender, receiver, *ctx.options = inputs[num_tensors:]
-        ctx.save_for_backward(*inputs[:num_tensors], sender, receiver)
 
-    return setup_context
+def _pad(ctx, *gradients):
+    """Gradients of the leading floating arguments, None for the rest."""
+    return (*gradients, *[None] * (ctx.num_inputs - len(gradients)))
 
 
 def _pair_conv_backward(ctx, grad):
@@ -111,7 +167,7 @@ def _pair_conv_backward(ctx, grad):
     need_x, need_kernel, *_ = ctx.needs_input_grad
     grad_x = pair_conv(grad, kernel, receiver, sender, *ctx.options) if need_x else None
     grad_kernel = pair_product(x, grad, sender, receiver, *ctx.options) if need_kernel else None
-    return grad_x, grad_kernel, None, None, None, None
+    return _pad(ctx, grad_x, grad_kernel)
 
 
 def _pair_product_backward(ctx, grad):
@@ -119,7 +175,7 @@ def _pair_product_backward(ctx, grad):
     need_x, need_g, *_ = ctx.needs_input_grad
     grad_x = pair_conv(g, grad, receiver, sender, *ctx.options) if need_x else None
     grad_g = pair_conv(x, grad, sender, receiver, *ctx.options) if need_g else None
-    return grad_x, grad_g, None, None, None, None
+    return _pad(ctx, grad_x, grad_g)
 
 
 def _basis_conv_backward(ctx, grad):
@@ -128,7 +184,7 @@ def _basis_conv_backward(ctx, grad):
     grad_x = basis_conv(grad, basis, weight, receiver, sender, *ctx.options) if need_x else None
     grad_basis = basis_gradient(x, grad, weight, sender, receiver, *ctx.options) if need_basis else None
     grad_weight = weight_gradient(x, grad, basis, sender, receiver, *ctx.options) if need_weight else None
-    return grad_x, grad_basis, grad_weight, None, None, None, None
+    return _pad(ctx, grad_x, grad_basis, grad_weight)
 
 
 def _basis_gradient_backward(ctx, grad):
@@ -137,7 +193,7 @@ def _basis_gradient_backward(ctx, grad):
     grad_x = basis_conv(g, grad, weight, receiver, sender, *ctx.options) if need_x else None
     grad_g = basis_conv(x, grad, weight, sender, receiver, *ctx.options) if need_g else None
     grad_weight = weight_gradient(x, g, grad, sender, receiver, *ctx.options) if need_weight else None
-    return grad_x, grad_g, grad_weight, None, None, None, None
+    return _pad(ctx, grad_x, grad_g, grad_weight)
 
 
 def _weight_gradient_backward(ctx, grad):
@@ -146,11 +202,44 @@ def _weight_gradient_backward(ctx, grad):
     grad_x = basis_conv(g, basis, grad, receiver, sender, *ctx.options) if need_x else None
     grad_g = basis_conv(x, basis, grad, sender, receiver, *ctx.options) if need_g else None
     grad_basis = basis_gradient(x, g, grad, sender, receiver, *ctx.options) if need_basis else None
-    return grad_x, grad_g, grad_basis, None, None, None, None
+    return _pad(ctx, grad_x, grad_g, grad_basis)
 
 
-def _save_two(ctx, inputs, output):
-    ctx.save_for_backward(*inputs)
+def _spline_conv_backward(ctx, grad):
+    x, weights, table, corner, sender, receiver = ctx.saved_tensors
+    stride, *rest = ctx.options
+    need_x, need_weights, need_table, *_ = ctx.needs_input_grad
+    ends, back = (corner, stride, sender, receiver, *rest), (corner, stride, receiver, sender, *rest)
+    grad_x = spline_conv(grad, weights, table, *back) if need_x else None
+    grad_weights = spline_weight_gradient(x, grad, table, *ends) if need_weights else None
+    grad_table = _table_gradient(x, grad, weights, table.shape[0], *ends) if need_table else None
+    return _pad(ctx, grad_x, grad_weights, grad_table)
+
+
+def _spline_weight_gradient_backward(ctx, grad):
+    x, g, table, corner, sender, receiver = ctx.saved_tensors
+    stride, *rest = ctx.options
+    need_x, need_g, need_table, *_ = ctx.needs_input_grad
+    ends, back = (corner, stride, sender, receiver, *rest), (corner, stride, receiver, sender, *rest)
+    grad_x = spline_conv(g, grad, table, *back) if need_x else None
+    grad_g = spline_conv(x, grad, table, *ends) if need_g else None
+    grad_table = _table_gradient(x, g, grad, table.shape[0], *ends) if need_table else None
+    return _pad(ctx, grad_x, grad_g, grad_table)
+
+
+def _spline_table_gradient_backward(ctx, grad):
+    x, g, weights, corner, sender, receiver = ctx.saved_tensors
+    stride, _, *rest = ctx.options
+    need_x, need_g, need_weights, *_ = ctx.needs_input_grad
+    ends, back = (corner, stride, sender, receiver, *rest), (corner, stride, receiver, sender, *rest)
+    grad_x = spline_conv(g, weights, grad, *back) if need_x else None
+    grad_g = spline_conv(x, weights, grad, *ends) if need_g else None
+    grad_weights = spline_weight_gradient(x, g, grad, *ends) if need_weights else None
+    return _pad(ctx, grad_x, grad_g, grad_weights)
+
+
+def _table_gradient(x, g, weights, num_nodes, corner, stride, *rest):
+    return spline_table_gradient(x, g, weights, corner, stride, num_nodes, *rest)
 
 
 def _orientation_conv_backward(ctx, grad):
@@ -167,10 +256,16 @@ def _orientation_product_backward(ctx, grad):
     return grad_x, grad_g
 
 
-pair_conv.register_autograd(_pair_conv_backward, setup_context=_save(2))
-pair_product.register_autograd(_pair_product_backward, setup_context=_save(2))
-basis_conv.register_autograd(_basis_conv_backward, setup_context=_save(3))
-basis_gradient.register_autograd(_basis_gradient_backward, setup_context=_save(3))
-weight_gradient.register_autograd(_weight_gradient_backward, setup_context=_save(3))
-orientation_conv.register_autograd(_orientation_conv_backward, setup_context=_save_two)
-orientation_product.register_autograd(_orientation_product_backward, setup_context=_save_two)
+for _operator, _backward in (
+    (pair_conv, _pair_conv_backward),
+    (pair_product, _pair_product_backward),
+    (basis_conv, _basis_conv_backward),
+    (basis_gradient, _basis_gradient_backward),
+    (weight_gradient, _weight_gradient_backward),
+    (spline_conv, _spline_conv_backward),
+    (spline_weight_gradient, _spline_weight_gradient_backward),
+    (spline_table_gradient, _spline_table_gradient_backward),
+    (orientation_conv, _orientation_conv_backward),
+    (orientation_product, _orientation_product_backward),
+):
+    _operator.register_autograd(_backward, setup_context=_save_inputs)

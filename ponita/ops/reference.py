@@ -8,16 +8,24 @@ where the second term is the reverse edge, which reads the kernel at the opposit
 dT/dg is the convolution, dT/dx the same convolution with senders and receivers exchanged, dT/dk the pair product.
 With k = basis weight^T the form gains two arguments, and two partial derivatives.
 
+The spline family is the same with a kernel k[p,o,c] = sum_t weights[p,o,t] table[node(p,o,t), c] over the 4 x 4 nodes
+around a corner: trilinear in features, weights and table, with three partial derivatives.
+
 Arguments common to all: `sender`, `receiver` [P] endpoints of the pairs, `two_way` the number of leading pairs that
-stand for two edges, `backend` that of the segment sums.
+stand for two edges.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from ponita.ops.segment import segment_sum
+
+SegmentSum = Callable[[Tensor, Tensor, int], Tensor]
+NUM_TAPS = 4  # nodes in each direction that a cubic spline reads
 
 
 def _opposite(x: Tensor) -> Tensor:
@@ -25,13 +33,15 @@ def _opposite(x: Tensor) -> Tensor:
     return x.roll(x.shape[1] // 2, dims=1)
 
 
-def pair_conv(x: Tensor, kernel: Tensor, sender: Tensor, receiver: Tensor, two_way: int, backend: str) -> Tensor:
+def pair_conv(
+    x: Tensor, kernel: Tensor, sender: Tensor, receiver: Tensor, two_way: int, sum_segments: SegmentSum = segment_sum
+) -> Tensor:
     """dT/dg: x [N, O, C], kernel [P, O, C] -> [N, O, C]."""
     num_nodes = x.shape[0]
-    out = segment_sum(kernel * x.index_select(0, sender), receiver, num_nodes, backend)
+    out = sum_segments(kernel * x.index_select(0, sender), receiver, num_nodes)
     if two_way:
         back = kernel[:two_way] * _opposite(x).index_select(0, receiver[:two_way])
-        out += _opposite(segment_sum(back, sender[:two_way], num_nodes, backend))
+        out += _opposite(sum_segments(back, sender[:two_way], num_nodes))
     return out
 
 
@@ -44,11 +54,9 @@ def pair_product(x: Tensor, g: Tensor, sender: Tensor, receiver: Tensor, two_way
     return out
 
 
-def basis_conv(
-    x: Tensor, basis: Tensor, weight: Tensor, sender: Tensor, receiver: Tensor, two_way: int, backend: str
-) -> Tensor:
+def basis_conv(x: Tensor, basis: Tensor, weight: Tensor, sender: Tensor, receiver: Tensor, two_way: int) -> Tensor:
     """pair_conv with the kernel sum_b weight[c,b] basis[p,o,b]: -> [N, O, C]."""
-    return pair_conv(x, basis @ weight.T, sender, receiver, two_way, backend)
+    return pair_conv(x, basis @ weight.T, sender, receiver, two_way)
 
 
 def basis_gradient(x: Tensor, g: Tensor, weight: Tensor, sender: Tensor, receiver: Tensor, two_way: int) -> Tensor:
@@ -59,6 +67,62 @@ def basis_gradient(x: Tensor, g: Tensor, weight: Tensor, sender: Tensor, receive
 def weight_gradient(x: Tensor, g: Tensor, basis: Tensor, sender: Tensor, receiver: Tensor, two_way: int) -> Tensor:
     """dT/dweight: -> [C, B]."""
     return pair_product(x, g, sender, receiver, two_way).flatten(0, 1).T @ basis.flatten(0, 1)
+
+
+def tap_nodes(corner: Tensor, stride: int) -> Tensor:
+    """Nodes corner + a * stride + b, for a, b < 4: [P, O] -> [P, O, 16]."""
+    steps = torch.arange(NUM_TAPS, device=corner.device)
+    return corner.long()[..., None] + (stride * steps[:, None] + steps).flatten()
+
+
+def spline_kernel(weights: Tensor, table: Tensor, corner: Tensor, stride: int) -> Tensor:
+    """sum_t weights[p,o,t] table[node(p,o,t), c]: weights [P, O, 16], table [K, C] -> [P, O, C]."""
+    nodes, flat = tap_nodes(corner, stride).flatten(0, 1), weights.flatten(0, 1)
+    kernel = torch.nn.functional.embedding_bag(nodes, table, mode="sum", per_sample_weights=flat)
+    return kernel.view(*corner.shape, table.shape[1])
+
+
+def spline_conv(
+    x: Tensor,
+    weights: Tensor,
+    table: Tensor,
+    corner: Tensor,
+    stride: int,
+    sender: Tensor,
+    receiver: Tensor,
+    two_way: int,
+) -> Tensor:
+    """pair_conv with a spline kernel: -> [N, O, C]."""
+    return pair_conv(x, spline_kernel(weights, table, corner, stride), sender, receiver, two_way)
+
+
+def spline_weight_gradient(
+    x: Tensor, g: Tensor, table: Tensor, corner: Tensor, stride: int, sender: Tensor, receiver: Tensor, two_way: int
+) -> Tensor:
+    """dT/dweights: -> [P, O, 16]. One tap at a time, so that no [P, O, 16, C] tensor exists."""
+    product = pair_product(x, g, sender, receiver, two_way)
+    nodes = tap_nodes(corner, stride)
+    return torch.stack([(product * table[nodes[..., t]]).sum(-1) for t in range(NUM_TAPS**2)], dim=-1)
+
+
+def spline_table_gradient(
+    x: Tensor,
+    g: Tensor,
+    weights: Tensor,
+    corner: Tensor,
+    stride: int,
+    num_nodes: int,
+    sender: Tensor,
+    receiver: Tensor,
+    two_way: int,
+) -> Tensor:
+    """dT/dtable: -> [K, C] for K nodes."""
+    product = pair_product(x, g, sender, receiver, two_way).flatten(0, 1)
+    nodes, flat = tap_nodes(corner, stride).flatten(0, 1), weights.flatten(0, 1)
+    out = torch.zeros(num_nodes, x.shape[2], dtype=x.dtype, device=x.device)
+    for t in range(NUM_TAPS**2):
+        out.index_add_(0, nodes[:, t], flat[:, t, None] * product)
+    return out
 
 
 def orientation_conv(x: Tensor, kernel: Tensor) -> Tensor:

@@ -1,7 +1,5 @@
 """Operators against their meaning written with loops over edges, and their derivatives of first and second order."""
 
-from functools import partial
-
 import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
@@ -140,6 +138,12 @@ def test_operators_are_registered_correctly(dtype):
     torch.library.opcheck(autograd.basis_conv, (x, phi, weight, *rest))
     torch.library.opcheck(autograd.basis_gradient, (x, g, weight, *rest))
     torch.library.opcheck(autograd.weight_gradient, (x, g, phi, *rest))
+    corner = torch.zeros(edges.num_pairs, 4, dtype=torch.int32)
+    taps, table = torch.randn(edges.num_pairs, 4, 16, dtype=dtype, requires_grad=True), torch.randn(24, 3, dtype=dtype)
+    table.requires_grad_()
+    torch.library.opcheck(autograd.spline_conv, (x, taps, table, corner, 6, *rest))
+    torch.library.opcheck(autograd.spline_weight_gradient, (x, g, table, corner, 6, *rest))
+    torch.library.opcheck(autograd.spline_table_gradient, (x, g, taps, corner, 6, 24, *rest))
     torch.library.opcheck(autograd.orientation_conv, (x, fiber))
     torch.library.opcheck(autograd.orientation_product, (x, g))
 
@@ -168,21 +172,3 @@ def test_bad_arguments_are_explained(change, message):
     arguments = {"x": torch.randn(5, 4, 3), "kernel": torch.randn(6, 4, 3), "edges": make_edges("symmetric")} | change
     with pytest.raises(ValueError, match=message):
         pair_conv(**arguments)
-
-
-@pytest.mark.scatter
-def test_torch_scatter_gives_the_same_sums():
-    pytest.importorskip("torch_scatter", reason="torch-scatter is not installed (optional extra `scatter`)")
-    edges = make_edges("symmetric")
-    x, phi, weight = random_inputs(edges)
-    inputs = (x, phi, weight, torch.randn(4, 4, 3, dtype=torch.float64))
-    ours, theirs = (
-        derivatives_up_to_third_order(partial(scatter_chain, edges, backend), *inputs)
-        for backend in ("torch", "scatter")
-    )
-    for a, b in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12 * float(a.abs().max()))
-
-
-def scatter_chain(edges, backend, x, phi, weight, fiber):
-    return orientation_conv(basis_conv(x, phi, weight, edges, backend), fiber)

@@ -1,0 +1,1 @@
+"""C++17 kernels for the CPU, called through their C interface."""

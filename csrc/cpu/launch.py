@@ -1,0 +1,105 @@
+"""The operators of `ponita.ops.reference` on the compiled CPU kernels, for float32 and float64."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from functools import lru_cache
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+SUFFIX = {torch.float32: "f32", torch.float64: "f64"}
+INTEGER, POINTER = ctypes.c_int64, ctypes.c_void_p
+
+
+def pair_conv(x: Tensor, kernel: Tensor, sender: Tensor, receiver: Tensor, two_way: int) -> Tensor:
+    """See `ponita.ops.reference.pair_conv`."""
+    out = torch.zeros_like(x, memory_format=torch.contiguous_format)
+    _call("pair_conv", (x, kernel, sender, receiver, sender.shape[0], two_way, *x.shape[1:], out))
+    return out
+
+
+def pair_product(x: Tensor, g: Tensor, sender: Tensor, receiver: Tensor, two_way: int) -> Tensor:
+    """See `ponita.ops.reference.pair_product`."""
+    out = x.new_empty(sender.shape[0], *x.shape[1:])
+    _call("pair_product", (x, g, sender, receiver, sender.shape[0], two_way, *x.shape[1:], out))
+    return out
+
+
+def basis_conv(x: Tensor, basis: Tensor, weight: Tensor, sender: Tensor, receiver: Tensor, two_way: int) -> Tensor:
+    """See `ponita.ops.reference.basis_conv`."""
+    return pair_conv(x, basis @ weight.T, sender, receiver, two_way)
+
+
+def basis_gradient(x: Tensor, g: Tensor, weight: Tensor, sender: Tensor, receiver: Tensor, two_way: int) -> Tensor:
+    """See `ponita.ops.reference.basis_gradient`."""
+    return pair_product(x, g, sender, receiver, two_way) @ weight
+
+
+def weight_gradient(x: Tensor, g: Tensor, basis: Tensor, sender: Tensor, receiver: Tensor, two_way: int) -> Tensor:
+    """See `ponita.ops.reference.weight_gradient`."""
+    return pair_product(x, g, sender, receiver, two_way).flatten(0, 1).T @ basis.flatten(0, 1)
+
+
+def spline_conv(
+    x: Tensor,
+    weights: Tensor,
+    table: Tensor,
+    corner: Tensor,
+    stride: int,
+    sender: Tensor,
+    receiver: Tensor,
+    two_way: int,
+) -> Tensor:
+    """See `ponita.ops.reference.spline_conv`."""
+    out = torch.zeros_like(x, memory_format=torch.contiguous_format)
+    taps = (corner, stride, table.shape[0])
+    _call("spline_conv", (x, weights, table, *taps, sender, receiver, sender.shape[0], two_way, *x.shape[1:], out))
+    return out
+
+
+def spline_weight_gradient(
+    x: Tensor, g: Tensor, table: Tensor, corner: Tensor, stride: int, sender: Tensor, receiver: Tensor, two_way: int
+) -> Tensor:
+    """See `ponita.ops.reference.spline_weight_gradient`."""
+    out = x.new_empty(*corner.shape, 16)
+    ends = (sender, receiver, sender.shape[0], two_way, *x.shape[1:])
+    _call("spline_weight_gradient", (x, g, table, corner, stride, table.shape[0], *ends, out))
+    return out
+
+
+def spline_table_gradient(
+    x: Tensor,
+    g: Tensor,
+    weights: Tensor,
+    corner: Tensor,
+    stride: int,
+    num_nodes: int,
+    sender: Tensor,
+    receiver: Tensor,
+    two_way: int,
+) -> Tensor:
+    """See `ponita.ops.reference.spline_table_gradient`."""
+    out = x.new_zeros(num_nodes, x.shape[2])
+    ends = (sender, receiver, sender.shape[0], two_way, *x.shape[1:])
+    _call("spline_table_gradient", (x, g, weights, corner, stride, num_nodes, *ends, out))
+    return out
+
+
+@lru_cache
+def _library() -> ctypes.CDLL:
+    return ctypes.CDLL(find_spec("ponita.csrc._cpu").origin)
+
+
+def _call(name: str, arguments: Sequence[Tensor | int]) -> None:
+    """Call a kernel on contiguous tensors, with as many threads as torch uses."""
+    dtype = arguments[0].dtype
+    if dtype not in SUFFIX:
+        raise ValueError(f"the C++ kernels have no {dtype}; expected float32 or float64, or use backend='torch'.")
+    function = getattr(_library(), f"ponita_{name}_{SUFFIX[dtype]}")
+    # The contiguous copies must live until the call returns.
+    tensors = [value.contiguous() if isinstance(value, Tensor) else value for value in arguments]
+    pointers = [POINTER(v.data_ptr()) if isinstance(v, Tensor) else INTEGER(v) for v in tensors]
+    function(*pointers, ctypes.c_int(torch.get_num_threads()))

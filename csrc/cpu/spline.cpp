@@ -1,0 +1,154 @@
+// The spline family: the kernel of a sample (pair, orientation) is a weighted sum of the 4 x 4 rows of a table around
+// its corner, so no [P, O, C] tensor exists. Trilinear in features, weights and table, like the pair family.
+#include "common.h"
+
+namespace ponita {
+
+// The 16 weights of a sample and the table [nodes, C] they pick from: row corner + a * stride + b for a, b < 4.
+struct Taps {
+    const int32_t *corner;
+    int64_t stride, nodes;
+};
+
+template <class T>
+PONITA_INLINE void evaluate(const T *w, const T *table, int64_t corner, int64_t stride, int64_t channels,
+                            T *RESTRICT kernel) {
+    for (int64_t a = 0; a < 4; ++a) {
+        const T *RESTRICT t = table + (corner + a * stride) * channels;
+        const T w0 = w[4 * a], w1 = w[4 * a + 1], w2 = w[4 * a + 2], w3 = w[4 * a + 3];
+        if (a == 0)
+            for (int64_t c = 0; c < channels; ++c)
+                kernel[c] = w0 * t[c] + w1 * t[c + channels] + w2 * t[c + 2 * channels] + w3 * t[c + 3 * channels];
+        else
+            for (int64_t c = 0; c < channels; ++c)
+                kernel[c] += w0 * t[c] + w1 * t[c + channels] + w2 * t[c + 2 * channels] + w3 * t[c + 3 * channels];
+    }
+}
+
+// Product of the features at both ends of a sample, over channels [begin, end): the derivative in its kernel.
+template <class T>
+PONITA_INLINE void sample_product(const T *x, const T *g, const Pairs &pairs, const Row &row, int64_t p, int64_t o,
+                                  int64_t begin, int64_t end, T *RESTRICT out) {
+    const int64_t s = pairs.sender[p] * row.size(), r = pairs.receiver[p] * row.size();
+    const int64_t here = o * row.channels + begin, there = row.opposite(o) * row.channels + begin, n = end - begin;
+    for (int64_t c = 0; c < n; ++c) out[c] = x[s + here + c] * g[r + here + c];
+    if (p >= pairs.two_way) return;
+    for (int64_t c = 0; c < n; ++c) out[c] += x[r + there + c] * g[s + there + c];
+}
+
+template <class T>
+PONITA_INLINE void accumulate(T *RESTRICT out, const T *RESTRICT kernel, const T *RESTRICT x, int64_t n) {
+    for (int64_t c = 0; c < n; ++c) out[c] += kernel[c] * x[c];
+}
+
+// Orientations [begin, end) and, where pairs stand for two edges, their opposites: a thread's own columns.
+template <class T>
+PONITA_INLINE void spline_conv_orientations(const T *x, const T *weights, const T *table, Taps taps, Pairs pairs,
+                                            Row row, T *out, int64_t begin, int64_t end) {
+    std::vector<T> buffer(row.channels);
+    T *kernel = buffer.data();
+    const bool both = pairs.two_way > 0 && row.orientations > 1;
+    for (int64_t p = 0; p < pairs.count; ++p) {
+        const int64_t s = pairs.sender[p] * row.size(), r = pairs.receiver[p] * row.size();
+        for (int64_t side = 0; side <= (both ? 1 : 0); ++side)
+            for (int64_t i = begin; i < end; ++i) {
+                const int64_t o = side ? row.opposite(i) : i, sample = p * row.orientations + o;
+                evaluate(weights + 16 * sample, table, taps.corner[sample], taps.stride, row.channels, kernel);
+                const int64_t here = o * row.channels, there = row.opposite(o) * row.channels;
+                accumulate(out + r + here, kernel, x + s + here, row.channels);
+                if (p < pairs.two_way) accumulate(out + s + there, kernel, x + r + there, row.channels);
+            }
+    }
+}
+
+template <class T>
+PONITA_INLINE void weight_rows(const T *x, const T *g, const T *table, Taps taps, Pairs pairs, Row row, T *out,
+                               int64_t begin, int64_t end) {
+    std::vector<T> buffer(row.channels);
+    T *RESTRICT product = buffer.data();
+    for (int64_t p = begin; p < end; ++p)
+        for (int64_t o = 0; o < row.orientations; ++o) {
+            const int64_t sample = p * row.orientations + o;
+            sample_product(x, g, pairs, row, p, o, 0, row.channels, product);
+            for (int64_t a = 0; a < 4; ++a) {
+                const T *RESTRICT t = table + (taps.corner[sample] + a * taps.stride) * row.channels;
+                T s0 = 0, s1 = 0, s2 = 0, s3 = 0;
+                for (int64_t c = 0; c < row.channels; ++c) {
+                    s0 += product[c] * t[c];
+                    s1 += product[c] * t[c + row.channels];
+                    s2 += product[c] * t[c + 2 * row.channels];
+                    s3 += product[c] * t[c + 3 * row.channels];
+                }
+                T *w = out + 16 * sample + 4 * a;
+                w[0] = s0, w[1] = s1, w[2] = s2, w[3] = s3;
+            }
+        }
+}
+
+// Channels [begin, end) of the whole table are a thread's own.
+template <class T>
+PONITA_INLINE void table_channels(const T *x, const T *g, const T *weights, Taps taps, Pairs pairs, Row row, T *out,
+                                  int64_t begin, int64_t end) {
+    const int64_t n = end - begin;
+    std::vector<T> buffer(n);
+    T *RESTRICT product = buffer.data();
+    for (int64_t p = 0; p < pairs.count; ++p)
+        for (int64_t o = 0; o < row.orientations; ++o) {
+            const int64_t sample = p * row.orientations + o;
+            const T *w = weights + 16 * sample;
+            sample_product(x, g, pairs, row, p, o, begin, end, product);
+            for (int64_t a = 0; a < 4; ++a)
+                for (int64_t b = 0; b < 4; ++b) {
+                    T *RESTRICT t = out + (taps.corner[sample] + a * taps.stride + b) * row.channels + begin;
+                    const T weight = w[4 * a + b];
+                    for (int64_t c = 0; c < n; ++c) t[c] += weight * product[c];
+                }
+        }
+}
+
+}  // namespace ponita
+
+using namespace ponita;
+
+#define GRAPH const int64_t *sender, const int64_t *receiver, int64_t count, int64_t two_way, int64_t orientations
+#define DEFINE_SPLINE(T, SUFFIX)                                                                                      \
+    PONITA_DISPATCH static void conv_##SUFFIX(const T *x, const T *w, const T *table, Taps taps, Pairs pairs,         \
+                                              Row row, T *out, int64_t b, int64_t e) {                                \
+        spline_conv_orientations(x, w, table, taps, pairs, row, out, b, e);                                           \
+    }                                                                                                                 \
+    PONITA_DISPATCH static void weights_##SUFFIX(const T *x, const T *g, const T *table, Taps taps, Pairs pairs,      \
+                                                 Row row, T *out, int64_t b, int64_t e) {                             \
+        weight_rows(x, g, table, taps, pairs, row, out, b, e);                                                        \
+    }                                                                                                                 \
+    PONITA_DISPATCH static void table_##SUFFIX(const T *x, const T *g, const T *w, Taps taps, Pairs pairs, Row row,   \
+                                               T *out, int64_t b, int64_t e) {                                        \
+        table_channels(x, g, w, taps, pairs, row, out, b, e);                                                         \
+    }                                                                                                                 \
+    PONITA_EXPORT void ponita_spline_conv_##SUFFIX(const T *x, const T *w, const T *table, const int32_t *corner,     \
+                                                   int64_t stride, int64_t nodes, GRAPH, int64_t channels, T *out,    \
+                                                   int threads) {                                                     \
+        const bool both = two_way > 0 && orientations > 1;                                                            \
+        parallel(both ? orientations / 2 : orientations, threads, [&](int64_t b, int64_t e) {                         \
+            conv_##SUFFIX(x, w, table, {corner, stride, nodes}, {sender, receiver, count, two_way},                   \
+                          {orientations, channels}, out, b, e);                                                       \
+        });                                                                                                           \
+    }                                                                                                                 \
+    PONITA_EXPORT void ponita_spline_weight_gradient_##SUFFIX(const T *x, const T *g, const T *table,                 \
+                                                              const int32_t *corner, int64_t stride, int64_t nodes,   \
+                                                              GRAPH, int64_t channels, T *out, int threads) {         \
+        parallel(count, threads, [&](int64_t b, int64_t e) {                                                          \
+            weights_##SUFFIX(x, g, table, {corner, stride, nodes}, {sender, receiver, count, two_way},                \
+                             {orientations, channels}, out, b, e);                                                    \
+        });                                                                                                           \
+    }                                                                                                                 \
+    PONITA_EXPORT void ponita_spline_table_gradient_##SUFFIX(const T *x, const T *g, const T *w,                      \
+                                                             const int32_t *corner, int64_t stride, int64_t nodes,    \
+                                                             GRAPH, int64_t channels, T *out, int threads) {          \
+        parallel(channels, threads, [&](int64_t b, int64_t e) {                                                       \
+            table_##SUFFIX(x, g, w, {corner, stride, nodes}, {sender, receiver, count, two_way},                      \
+                           {orientations, channels}, out, b, e);                                                      \
+        });                                                                                                           \
+    }
+
+DEFINE_SPLINE(float, f32)
+DEFINE_SPLINE(double, f64)
