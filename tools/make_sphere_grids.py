@@ -139,7 +139,8 @@ def orient(half: Array) -> Array:
     rounded = np.round(half, 9)
     leading = np.where(rounded[:, 2] != 0, rounded[:, 2], np.where(rounded[:, 1] != 0, rounded[:, 1], rounded[:, 0]))
     half = half * np.sign(leading)[:, None]
-    azimuth = np.round(np.arctan2(half[:, 1], half[:, 0]) % (2 * np.pi), 9)
+    # Counted from just below +x, so that rounding cannot send a direction in the xz-plane once around.
+    azimuth = np.round((np.arctan2(half[:, 1], half[:, 0]) + 1e-3) % (2 * np.pi), 9)
     return half[np.lexsort((azimuth, -np.round(half[:, 2], 9)))]
 
 

@@ -14,33 +14,33 @@ SUFFIX = {torch.float32: "f32", torch.float64: "f64"}
 INTEGER, POINTER = ctypes.c_int64, ctypes.c_void_p
 
 
-def pair_conv(x: Tensor, kernel: Tensor, sender: Tensor, receiver: Tensor, two_way: int) -> Tensor:
+def pair_conv(x: Tensor, kernel: Tensor, graph: Sequence[Tensor], two_way: int) -> Tensor:
     """See `ponita.ops.reference.pair_conv`."""
     out = torch.zeros_like(x, memory_format=torch.contiguous_format)
-    _call("pair_conv", (x, kernel, sender, receiver, sender.shape[0], two_way, *x.shape[1:], out))
+    _call("pair_conv", (x, kernel, *_ends(x, graph, two_way), out))
     return out
 
 
-def pair_product(x: Tensor, g: Tensor, sender: Tensor, receiver: Tensor, two_way: int) -> Tensor:
+def pair_product(x: Tensor, g: Tensor, graph: Sequence[Tensor], two_way: int) -> Tensor:
     """See `ponita.ops.reference.pair_product`."""
-    out = x.new_empty(sender.shape[0], *x.shape[1:])
-    _call("pair_product", (x, g, sender, receiver, sender.shape[0], two_way, *x.shape[1:], out))
+    out = x.new_empty(graph[0].shape[0], *x.shape[1:])
+    _call("pair_product", (x, g, *_ends(x, graph, two_way), out))
     return out
 
 
-def basis_conv(x: Tensor, basis: Tensor, weight: Tensor, sender: Tensor, receiver: Tensor, two_way: int) -> Tensor:
+def basis_conv(x: Tensor, basis: Tensor, weight: Tensor, graph: Sequence[Tensor], two_way: int) -> Tensor:
     """See `ponita.ops.reference.basis_conv`."""
-    return pair_conv(x, basis @ weight.T, sender, receiver, two_way)
+    return pair_conv(x, basis @ weight.T, graph, two_way)
 
 
-def basis_gradient(x: Tensor, g: Tensor, weight: Tensor, sender: Tensor, receiver: Tensor, two_way: int) -> Tensor:
+def basis_gradient(x: Tensor, g: Tensor, weight: Tensor, graph: Sequence[Tensor], two_way: int) -> Tensor:
     """See `ponita.ops.reference.basis_gradient`."""
-    return pair_product(x, g, sender, receiver, two_way) @ weight
+    return pair_product(x, g, graph, two_way) @ weight
 
 
-def weight_gradient(x: Tensor, g: Tensor, basis: Tensor, sender: Tensor, receiver: Tensor, two_way: int) -> Tensor:
+def weight_gradient(x: Tensor, g: Tensor, basis: Tensor, graph: Sequence[Tensor], two_way: int) -> Tensor:
     """See `ponita.ops.reference.weight_gradient`."""
-    return pair_product(x, g, sender, receiver, two_way).flatten(0, 1).T @ basis.flatten(0, 1)
+    return pair_product(x, g, graph, two_way).flatten(0, 1).T @ basis.flatten(0, 1)
 
 
 def spline_conv(
@@ -49,24 +49,22 @@ def spline_conv(
     table: Tensor,
     corner: Tensor,
     stride: int,
-    sender: Tensor,
-    receiver: Tensor,
+    graph: Sequence[Tensor],
     two_way: int,
 ) -> Tensor:
     """See `ponita.ops.reference.spline_conv`."""
     out = torch.zeros_like(x, memory_format=torch.contiguous_format)
     taps = (corner, stride, table.shape[0])
-    _call("spline_conv", (x, weights, table, *taps, sender, receiver, sender.shape[0], two_way, *x.shape[1:], out))
+    _call("spline_conv", (x, weights, table, *taps, *_ends(x, graph, two_way), out))
     return out
 
 
 def spline_weight_gradient(
-    x: Tensor, g: Tensor, table: Tensor, corner: Tensor, stride: int, sender: Tensor, receiver: Tensor, two_way: int
+    x: Tensor, g: Tensor, table: Tensor, corner: Tensor, stride: int, graph: Sequence[Tensor], two_way: int
 ) -> Tensor:
     """See `ponita.ops.reference.spline_weight_gradient`."""
     out = x.new_empty(*corner.shape, 16)
-    ends = (sender, receiver, sender.shape[0], two_way, *x.shape[1:])
-    _call("spline_weight_gradient", (x, g, table, corner, stride, table.shape[0], *ends, out))
+    _call("spline_weight_gradient", (x, g, table, corner, stride, table.shape[0], *_ends(x, graph, two_way), out))
     return out
 
 
@@ -77,15 +75,19 @@ def spline_table_gradient(
     corner: Tensor,
     stride: int,
     num_nodes: int,
-    sender: Tensor,
-    receiver: Tensor,
+    graph: Sequence[Tensor],
     two_way: int,
 ) -> Tensor:
     """See `ponita.ops.reference.spline_table_gradient`."""
     out = x.new_zeros(num_nodes, x.shape[2])
-    ends = (sender, receiver, sender.shape[0], two_way, *x.shape[1:])
-    _call("spline_table_gradient", (x, g, weights, corner, stride, num_nodes, *ends, out))
+    _call("spline_table_gradient", (x, g, weights, corner, stride, num_nodes, *_ends(x, graph, two_way), out))
     return out
+
+
+def _ends(x: Tensor, graph: Sequence[Tensor], two_way: int) -> tuple[Tensor | int, ...]:
+    """The pairs of a graph, and the sizes O and C of a feature row, as the kernels take them."""
+    sender, receiver, *_ = graph
+    return sender, receiver, sender.shape[0], two_way, *x.shape[1:]
 
 
 @lru_cache

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -85,6 +87,19 @@ class EdgeSet:
         """Whether every edge has its reverse."""
         return self.reverse is not None
 
+    @cached_property
+    def graph(self) -> tuple[Tensor, ...]:
+        """What the operators read: senders and receivers [P] of the pairs and, on other devices than the CPU, the
+        edges into and out of each node as `incidence` gives them."""
+        ends = tuple(self.pair_index.contiguous())
+        if self.pair_index.device.type == "cpu":
+            return ends
+        return (
+            *ends,
+            *incidence(ends, self.num_two_way, self.num_nodes),
+            *incidence(ends[::-1], self.num_two_way, self.num_nodes),
+        )
+
     def without_pairs(self) -> EdgeSet:
         """The same edges with a kernel for each, as grids that are not antipodal need."""
         if self.num_two_way == 0:
@@ -119,6 +134,34 @@ class EdgeSet:
             pair_order=self.order[representatives],
             num_two_way=num_two_way,
         )
+
+
+def incidence(ends: tuple[Tensor, Tensor], num_two_way: int, num_nodes: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The edges into each node, both those that a pair stands for: what a kernel that owns a node sums over.
+
+    Args:
+        ends: senders and receivers [P]; exchange them for the edges out of each node.
+        num_two_way: leading pairs that stand for two edges.
+        num_nodes: N.
+
+    Returns:
+        CSR offsets [N + 1]; the neighbour at the other end [E]; and 2 * pair + flip [E], where flip says to read the
+        pair's kernel at the opposite direction. Within a node in the order of the pairs.
+    """
+    sender, receiver = ends
+    node = torch.cat([receiver, sender[:num_two_way]])
+    neighbor = torch.cat([sender, receiver[:num_two_way]])
+    pair = torch.arange(sender.shape[0], device=sender.device)
+    slot = torch.cat([2 * pair, 2 * pair[:num_two_way] + 1])
+    order = torch.argsort(node, stable=True)
+    counts = torch.bincount(node, minlength=num_nodes)
+    return torch.cat([counts.new_zeros(1), counts.cumsum(0)]), neighbor[order], slot[order]
+
+
+def transpose(graph: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """The tensors of `EdgeSet.graph` with every edge turned round."""
+    sender, receiver, *rest = graph
+    return (receiver, sender, *rest[3:], *rest[:3])
 
 
 def check_edge_index(edge_index: Tensor, num_nodes: int) -> None:

@@ -6,47 +6,44 @@ operator serves a convolution and its transpose, and the families close at any o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.library import custom_op
 
+from ponita.geometry.edges import transpose
 from ponita.ops.backends import implementation
 
 
 @custom_op("ponita::pair_conv", mutates_args=())
-def pair_conv(x: Tensor, kernel: Tensor, sender: Tensor, receiver: Tensor, two_way: int, backend: str) -> Tensor:
+def pair_conv(x: Tensor, kernel: Tensor, graph: Sequence[Tensor], two_way: int, backend: str) -> Tensor:
     """See `ponita.ops.reference.pair_conv`."""
-    return implementation(backend).pair_conv(x, kernel, sender, receiver, two_way)
+    return implementation(backend).pair_conv(x, kernel, graph, two_way)
 
 
 @custom_op("ponita::pair_product", mutates_args=())
-def pair_product(x: Tensor, g: Tensor, sender: Tensor, receiver: Tensor, two_way: int, backend: str) -> Tensor:
+def pair_product(x: Tensor, g: Tensor, graph: Sequence[Tensor], two_way: int, backend: str) -> Tensor:
     """See `ponita.ops.reference.pair_product`."""
-    return implementation(backend).pair_product(x, g, sender, receiver, two_way)
+    return implementation(backend).pair_product(x, g, graph, two_way)
 
 
 @custom_op("ponita::basis_conv", mutates_args=())
-def basis_conv(
-    x: Tensor, basis: Tensor, weight: Tensor, sender: Tensor, receiver: Tensor, two_way: int, backend: str
-) -> Tensor:
+def basis_conv(x: Tensor, basis: Tensor, weight: Tensor, graph: Sequence[Tensor], two_way: int, backend: str) -> Tensor:
     """See `ponita.ops.reference.basis_conv`."""
-    return implementation(backend).basis_conv(x, basis, weight, sender, receiver, two_way)
+    return implementation(backend).basis_conv(x, basis, weight, graph, two_way)
 
 
 @custom_op("ponita::basis_gradient", mutates_args=())
-def basis_gradient(
-    x: Tensor, g: Tensor, weight: Tensor, sender: Tensor, receiver: Tensor, two_way: int, backend: str
-) -> Tensor:
+def basis_gradient(x: Tensor, g: Tensor, weight: Tensor, graph: Sequence[Tensor], two_way: int, backend: str) -> Tensor:
     """See `ponita.ops.reference.basis_gradient`."""
-    return implementation(backend).basis_gradient(x, g, weight, sender, receiver, two_way)
+    return implementation(backend).basis_gradient(x, g, weight, graph, two_way)
 
 
 @custom_op("ponita::weight_gradient", mutates_args=())
-def weight_gradient(
-    x: Tensor, g: Tensor, basis: Tensor, sender: Tensor, receiver: Tensor, two_way: int, backend: str
-) -> Tensor:
+def weight_gradient(x: Tensor, g: Tensor, basis: Tensor, graph: Sequence[Tensor], two_way: int, backend: str) -> Tensor:
     """See `ponita.ops.reference.weight_gradient`."""
-    return implementation(backend).weight_gradient(x, g, basis, sender, receiver, two_way)
+    return implementation(backend).weight_gradient(x, g, basis, graph, two_way)
 
 
 @custom_op("ponita::spline_conv", mutates_args=())
@@ -56,13 +53,12 @@ def spline_conv(
     table: Tensor,
     corner: Tensor,
     stride: int,
-    sender: Tensor,
-    receiver: Tensor,
+    graph: Sequence[Tensor],
     two_way: int,
     backend: str,
 ) -> Tensor:
     """See `ponita.ops.reference.spline_conv`."""
-    return implementation(backend).spline_conv(x, weights, table, corner, stride, sender, receiver, two_way)
+    return implementation(backend).spline_conv(x, weights, table, corner, stride, graph, two_way)
 
 
 @custom_op("ponita::spline_weight_gradient", mutates_args=())
@@ -72,13 +68,12 @@ def spline_weight_gradient(
     table: Tensor,
     corner: Tensor,
     stride: int,
-    sender: Tensor,
-    receiver: Tensor,
+    graph: Sequence[Tensor],
     two_way: int,
     backend: str,
 ) -> Tensor:
     """See `ponita.ops.reference.spline_weight_gradient`."""
-    return implementation(backend).spline_weight_gradient(x, g, table, corner, stride, sender, receiver, two_way)
+    return implementation(backend).spline_weight_gradient(x, g, table, corner, stride, graph, two_way)
 
 
 @custom_op("ponita::spline_table_gradient", mutates_args=())
@@ -89,15 +84,12 @@ def spline_table_gradient(
     corner: Tensor,
     stride: int,
     num_nodes: int,
-    sender: Tensor,
-    receiver: Tensor,
+    graph: Sequence[Tensor],
     two_way: int,
     backend: str,
 ) -> Tensor:
     """See `ponita.ops.reference.spline_table_gradient`."""
-    return implementation(backend).spline_table_gradient(
-        x, g, weights, corner, stride, num_nodes, sender, receiver, two_way
-    )
+    return implementation(backend).spline_table_gradient(x, g, weights, corner, stride, num_nodes, graph, two_way)
 
 
 @custom_op("ponita::orientation_conv", mutates_args=())
@@ -121,13 +113,13 @@ def _(x, *_):
 
 
 @pair_product.register_fake
-def _(x, g, sender, *_):
-    return x.new_empty(sender.shape[0], *x.shape[1:])
+def _(x, g, graph, *_):
+    return x.new_empty(graph[0].shape[0], *x.shape[1:])
 
 
 @basis_gradient.register_fake
-def _(x, g, weight, sender, *_):
-    return x.new_empty(sender.shape[0], x.shape[1], weight.shape[1])
+def _(x, g, weight, graph, *_):
+    return x.new_empty(graph[0].shape[0], x.shape[1], weight.shape[1])
 
 
 @weight_gradient.register_fake
@@ -151,88 +143,98 @@ def _(x, g):
 
 
 def _save_inputs(ctx, inputs, output):
-    """Keep the tensors for `backward`, and the plain numbers as `ctx.options`."""
-    ctx.options = [value for value in inputs if not isinstance(value, Tensor)]
-    ctx.num_inputs = len(inputs)
-    ctx.save_for_backward(*(value for value in inputs if isinstance(value, Tensor)))
+    """Keep tensors and the graph's tensors for `backward`, and the plain numbers as `ctx.options`."""
+    tensors = [value for value in inputs if isinstance(value, Tensor)]
+    graph = next((value for value in inputs if isinstance(value, list | tuple)), ())
+    ctx.options = [value for value in inputs if isinstance(value, int | str)]
+    ctx.num_tensors = len(tensors)
+    ctx.no_gradients = [[None] * len(value) if isinstance(value, list | tuple) else None for value in inputs]
+    ctx.save_for_backward(*tensors, *graph)
+
+
+def _saved(ctx):
+    """The tensors; the graph; and the graph with its edges turned round."""
+    saved = ctx.saved_tensors
+    graph = saved[ctx.num_tensors :]
+    return saved[: ctx.num_tensors], graph, transpose(graph)
 
 
 def _pad(ctx, *gradients):
     """Gradients of the leading floating arguments, None for the rest."""
-    return (*gradients, *[None] * (ctx.num_inputs - len(gradients)))
+    return (*gradients, *ctx.no_gradients[len(gradients) :])
 
 
 def _pair_conv_backward(ctx, grad):
-    x, kernel, sender, receiver = ctx.saved_tensors
+    (x, kernel), graph, back = _saved(ctx)
     need_x, need_kernel, *_ = ctx.needs_input_grad
-    grad_x = pair_conv(grad, kernel, receiver, sender, *ctx.options) if need_x else None
-    grad_kernel = pair_product(x, grad, sender, receiver, *ctx.options) if need_kernel else None
+    grad_x = pair_conv(grad, kernel, back, *ctx.options) if need_x else None
+    grad_kernel = pair_product(x, grad, graph, *ctx.options) if need_kernel else None
     return _pad(ctx, grad_x, grad_kernel)
 
 
 def _pair_product_backward(ctx, grad):
-    x, g, sender, receiver = ctx.saved_tensors
+    (x, g), graph, back = _saved(ctx)
     need_x, need_g, *_ = ctx.needs_input_grad
-    grad_x = pair_conv(g, grad, receiver, sender, *ctx.options) if need_x else None
-    grad_g = pair_conv(x, grad, sender, receiver, *ctx.options) if need_g else None
+    grad_x = pair_conv(g, grad, back, *ctx.options) if need_x else None
+    grad_g = pair_conv(x, grad, graph, *ctx.options) if need_g else None
     return _pad(ctx, grad_x, grad_g)
 
 
 def _basis_conv_backward(ctx, grad):
-    x, basis, weight, sender, receiver = ctx.saved_tensors
+    (x, basis, weight), graph, back = _saved(ctx)
     need_x, need_basis, need_weight, *_ = ctx.needs_input_grad
-    grad_x = basis_conv(grad, basis, weight, receiver, sender, *ctx.options) if need_x else None
-    grad_basis = basis_gradient(x, grad, weight, sender, receiver, *ctx.options) if need_basis else None
-    grad_weight = weight_gradient(x, grad, basis, sender, receiver, *ctx.options) if need_weight else None
+    grad_x = basis_conv(grad, basis, weight, back, *ctx.options) if need_x else None
+    grad_basis = basis_gradient(x, grad, weight, graph, *ctx.options) if need_basis else None
+    grad_weight = weight_gradient(x, grad, basis, graph, *ctx.options) if need_weight else None
     return _pad(ctx, grad_x, grad_basis, grad_weight)
 
 
 def _basis_gradient_backward(ctx, grad):
-    x, g, weight, sender, receiver = ctx.saved_tensors
+    (x, g, weight), graph, back = _saved(ctx)
     need_x, need_g, need_weight, *_ = ctx.needs_input_grad
-    grad_x = basis_conv(g, grad, weight, receiver, sender, *ctx.options) if need_x else None
-    grad_g = basis_conv(x, grad, weight, sender, receiver, *ctx.options) if need_g else None
-    grad_weight = weight_gradient(x, g, grad, sender, receiver, *ctx.options) if need_weight else None
+    grad_x = basis_conv(g, grad, weight, back, *ctx.options) if need_x else None
+    grad_g = basis_conv(x, grad, weight, graph, *ctx.options) if need_g else None
+    grad_weight = weight_gradient(x, g, grad, graph, *ctx.options) if need_weight else None
     return _pad(ctx, grad_x, grad_g, grad_weight)
 
 
 def _weight_gradient_backward(ctx, grad):
-    x, g, basis, sender, receiver = ctx.saved_tensors
+    (x, g, basis), graph, back = _saved(ctx)
     need_x, need_g, need_basis, *_ = ctx.needs_input_grad
-    grad_x = basis_conv(g, basis, grad, receiver, sender, *ctx.options) if need_x else None
-    grad_g = basis_conv(x, basis, grad, sender, receiver, *ctx.options) if need_g else None
-    grad_basis = basis_gradient(x, g, grad, sender, receiver, *ctx.options) if need_basis else None
+    grad_x = basis_conv(g, basis, grad, back, *ctx.options) if need_x else None
+    grad_g = basis_conv(x, basis, grad, graph, *ctx.options) if need_g else None
+    grad_basis = basis_gradient(x, g, grad, graph, *ctx.options) if need_basis else None
     return _pad(ctx, grad_x, grad_g, grad_basis)
 
 
 def _spline_conv_backward(ctx, grad):
-    x, weights, table, corner, sender, receiver = ctx.saved_tensors
+    (x, weights, table, corner), graph, back = _saved(ctx)
     stride, *rest = ctx.options
     need_x, need_weights, need_table, *_ = ctx.needs_input_grad
-    ends, back = (corner, stride, sender, receiver, *rest), (corner, stride, receiver, sender, *rest)
-    grad_x = spline_conv(grad, weights, table, *back) if need_x else None
+    ends, turned = (corner, stride, graph, *rest), (corner, stride, back, *rest)
+    grad_x = spline_conv(grad, weights, table, *turned) if need_x else None
     grad_weights = spline_weight_gradient(x, grad, table, *ends) if need_weights else None
     grad_table = _table_gradient(x, grad, weights, table.shape[0], *ends) if need_table else None
     return _pad(ctx, grad_x, grad_weights, grad_table)
 
 
 def _spline_weight_gradient_backward(ctx, grad):
-    x, g, table, corner, sender, receiver = ctx.saved_tensors
+    (x, g, table, corner), graph, back = _saved(ctx)
     stride, *rest = ctx.options
     need_x, need_g, need_table, *_ = ctx.needs_input_grad
-    ends, back = (corner, stride, sender, receiver, *rest), (corner, stride, receiver, sender, *rest)
-    grad_x = spline_conv(g, grad, table, *back) if need_x else None
+    ends, turned = (corner, stride, graph, *rest), (corner, stride, back, *rest)
+    grad_x = spline_conv(g, grad, table, *turned) if need_x else None
     grad_g = spline_conv(x, grad, table, *ends) if need_g else None
     grad_table = _table_gradient(x, g, grad, table.shape[0], *ends) if need_table else None
     return _pad(ctx, grad_x, grad_g, grad_table)
 
 
 def _spline_table_gradient_backward(ctx, grad):
-    x, g, weights, corner, sender, receiver = ctx.saved_tensors
+    (x, g, weights, corner), graph, back = _saved(ctx)
     stride, _, *rest = ctx.options
     need_x, need_g, need_weights, *_ = ctx.needs_input_grad
-    ends, back = (corner, stride, sender, receiver, *rest), (corner, stride, receiver, sender, *rest)
-    grad_x = spline_conv(g, weights, grad, *back) if need_x else None
+    ends, turned = (corner, stride, graph, *rest), (corner, stride, back, *rest)
+    grad_x = spline_conv(g, weights, grad, *turned) if need_x else None
     grad_g = spline_conv(x, weights, grad, *ends) if need_g else None
     grad_weights = spline_weight_gradient(x, g, grad, *ends) if need_weights else None
     return _pad(ctx, grad_x, grad_g, grad_weights)

@@ -29,7 +29,7 @@ def pair_conv(x: Tensor, kernel: Tensor, edges: EdgeSet, backend: str = "auto") 
     _check_features("x", x, edges)
     _check_shape("kernel", kernel, (edges.num_pairs, *x.shape[1:]), "[P, O, C]")
     _check_same_dtype(x=x, kernel=kernel)
-    return autograd.pair_conv(x, kernel, *edges.pair_index, edges.num_two_way, backends.resolve(backend, x.device.type))
+    return autograd.pair_conv(x, kernel, edges.graph, edges.num_two_way, backends.resolve(backend, x.device.type))
 
 
 def basis_conv(x: Tensor, basis: Tensor, weight: Tensor, edges: EdgeSet, backend: str = "auto") -> Tensor:
@@ -53,7 +53,7 @@ def basis_conv(x: Tensor, basis: Tensor, weight: Tensor, edges: EdgeSet, backend
     _check_shape("basis", basis, (edges.num_pairs, x.shape[1], weight.shape[1]), "[P, O, B]")
     _check_same_dtype(x=x, basis=basis, weight=weight)
     return autograd.basis_conv(
-        x, basis, weight, *edges.pair_index, edges.num_two_way, backends.resolve(backend, x.device.type)
+        x, basis, weight, edges.graph, edges.num_two_way, backends.resolve(backend, x.device.type)
     )
 
 

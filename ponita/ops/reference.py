@@ -11,13 +11,13 @@ With k = basis weight^T the form gains two arguments, and two partial derivative
 The spline family is the same with a kernel k[p,o,c] = sum_t weights[p,o,t] table[node(p,o,t), c] over the 4 x 4 nodes
 around a corner: trilinear in features, weights and table, with three partial derivatives.
 
-Arguments common to all: `sender`, `receiver` [P] endpoints of the pairs, `two_way` the number of leading pairs that
-stand for two edges.
+Arguments common to all: `graph`, the tensors of `EdgeSet.graph`, of which the reference reads the first two, the
+senders and receivers [P] of the pairs; and `two_way`, the number of leading pairs that stand for two edges.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -34,9 +34,10 @@ def _opposite(x: Tensor) -> Tensor:
 
 
 def pair_conv(
-    x: Tensor, kernel: Tensor, sender: Tensor, receiver: Tensor, two_way: int, sum_segments: SegmentSum = segment_sum
+    x: Tensor, kernel: Tensor, graph: Sequence[Tensor], two_way: int, sum_segments: SegmentSum = segment_sum
 ) -> Tensor:
     """dT/dg: x [N, O, C], kernel [P, O, C] -> [N, O, C]."""
+    sender, receiver, *_ = graph
     num_nodes = x.shape[0]
     out = sum_segments(kernel * x.index_select(0, sender), receiver, num_nodes)
     if two_way:
@@ -45,8 +46,9 @@ def pair_conv(
     return out
 
 
-def pair_product(x: Tensor, g: Tensor, sender: Tensor, receiver: Tensor, two_way: int) -> Tensor:
+def pair_product(x: Tensor, g: Tensor, graph: Sequence[Tensor], two_way: int) -> Tensor:
     """dT/dk: x, g [N, O, C] -> [P, O, C]."""
+    sender, receiver, *_ = graph
     out = x.index_select(0, sender) * g.index_select(0, receiver)
     if two_way:
         back = _opposite(x).index_select(0, receiver[:two_way])
@@ -54,19 +56,19 @@ def pair_product(x: Tensor, g: Tensor, sender: Tensor, receiver: Tensor, two_way
     return out
 
 
-def basis_conv(x: Tensor, basis: Tensor, weight: Tensor, sender: Tensor, receiver: Tensor, two_way: int) -> Tensor:
+def basis_conv(x: Tensor, basis: Tensor, weight: Tensor, graph: Sequence[Tensor], two_way: int) -> Tensor:
     """pair_conv with the kernel sum_b weight[c,b] basis[p,o,b]: -> [N, O, C]."""
-    return pair_conv(x, basis @ weight.T, sender, receiver, two_way)
+    return pair_conv(x, basis @ weight.T, graph, two_way)
 
 
-def basis_gradient(x: Tensor, g: Tensor, weight: Tensor, sender: Tensor, receiver: Tensor, two_way: int) -> Tensor:
+def basis_gradient(x: Tensor, g: Tensor, weight: Tensor, graph: Sequence[Tensor], two_way: int) -> Tensor:
     """dT/dbasis: -> [P, O, B]."""
-    return pair_product(x, g, sender, receiver, two_way) @ weight
+    return pair_product(x, g, graph, two_way) @ weight
 
 
-def weight_gradient(x: Tensor, g: Tensor, basis: Tensor, sender: Tensor, receiver: Tensor, two_way: int) -> Tensor:
+def weight_gradient(x: Tensor, g: Tensor, basis: Tensor, graph: Sequence[Tensor], two_way: int) -> Tensor:
     """dT/dweight: -> [C, B]."""
-    return pair_product(x, g, sender, receiver, two_way).flatten(0, 1).T @ basis.flatten(0, 1)
+    return pair_product(x, g, graph, two_way).flatten(0, 1).T @ basis.flatten(0, 1)
 
 
 def tap_nodes(corner: Tensor, stride: int) -> Tensor:
@@ -88,19 +90,18 @@ def spline_conv(
     table: Tensor,
     corner: Tensor,
     stride: int,
-    sender: Tensor,
-    receiver: Tensor,
+    graph: Sequence[Tensor],
     two_way: int,
 ) -> Tensor:
     """pair_conv with a spline kernel: -> [N, O, C]."""
-    return pair_conv(x, spline_kernel(weights, table, corner, stride), sender, receiver, two_way)
+    return pair_conv(x, spline_kernel(weights, table, corner, stride), graph, two_way)
 
 
 def spline_weight_gradient(
-    x: Tensor, g: Tensor, table: Tensor, corner: Tensor, stride: int, sender: Tensor, receiver: Tensor, two_way: int
+    x: Tensor, g: Tensor, table: Tensor, corner: Tensor, stride: int, graph: Sequence[Tensor], two_way: int
 ) -> Tensor:
     """dT/dweights: -> [P, O, 16]. One tap at a time, so that no [P, O, 16, C] tensor exists."""
-    product = pair_product(x, g, sender, receiver, two_way)
+    product = pair_product(x, g, graph, two_way)
     nodes = tap_nodes(corner, stride)
     return torch.stack([(product * table[nodes[..., t]]).sum(-1) for t in range(NUM_TAPS**2)], dim=-1)
 
@@ -112,12 +113,11 @@ def spline_table_gradient(
     corner: Tensor,
     stride: int,
     num_nodes: int,
-    sender: Tensor,
-    receiver: Tensor,
+    graph: Sequence[Tensor],
     two_way: int,
 ) -> Tensor:
     """dT/dtable: -> [K, C] for K nodes."""
-    product = pair_product(x, g, sender, receiver, two_way).flatten(0, 1)
+    product = pair_product(x, g, graph, two_way).flatten(0, 1)
     nodes, flat = tap_nodes(corner, stride).flatten(0, 1), weights.flatten(0, 1)
     out = torch.zeros(num_nodes, x.shape[2], dtype=x.dtype, device=x.device)
     for t in range(NUM_TAPS**2):

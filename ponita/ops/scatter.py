@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch_scatter
 from torch import Tensor
 
@@ -20,14 +22,14 @@ def segment_sum(values: Tensor, index: Tensor, num_segments: int) -> Tensor:
     return torch_scatter.scatter_sum(values, index, dim=0, dim_size=num_segments)
 
 
-def pair_conv(x: Tensor, kernel: Tensor, sender: Tensor, receiver: Tensor, two_way: int) -> Tensor:
+def pair_conv(x: Tensor, kernel: Tensor, graph: Sequence[Tensor], two_way: int) -> Tensor:
     """See `ponita.ops.reference.pair_conv`."""
-    return reference.pair_conv(x, kernel, sender, receiver, two_way, segment_sum)
+    return reference.pair_conv(x, kernel, graph, two_way, segment_sum)
 
 
-def basis_conv(x: Tensor, basis: Tensor, weight: Tensor, sender: Tensor, receiver: Tensor, two_way: int) -> Tensor:
+def basis_conv(x: Tensor, basis: Tensor, weight: Tensor, graph: Sequence[Tensor], two_way: int) -> Tensor:
     """See `ponita.ops.reference.basis_conv`."""
-    return pair_conv(x, basis @ weight.T, sender, receiver, two_way)
+    return pair_conv(x, basis @ weight.T, graph, two_way)
 
 
 def spline_conv(
@@ -36,9 +38,8 @@ def spline_conv(
     table: Tensor,
     corner: Tensor,
     stride: int,
-    sender: Tensor,
-    receiver: Tensor,
+    graph: Sequence[Tensor],
     two_way: int,
 ) -> Tensor:
     """See `ponita.ops.reference.spline_conv`."""
-    return pair_conv(x, reference.spline_kernel(weights, table, corner, stride), sender, receiver, two_way)
+    return pair_conv(x, reference.spline_kernel(weights, table, corner, stride), graph, two_way)

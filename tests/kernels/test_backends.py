@@ -34,7 +34,6 @@ def problem(kind, orientations, channels, dtype):
     edges = EdgeSet.from_edge_index(graphs()[kind], 6)
     if orientations > 1 and orientations % 2:
         edges = edges.without_pairs()
-    sender, receiver = edges.pair_index
     p = edges.num_pairs
     draw = lambda *shape: torch.randn(*shape, dtype=dtype)  # noqa: E731
     return {
@@ -46,7 +45,7 @@ def problem(kind, orientations, channels, dtype):
         "weights": draw(p, orientations, 16),
         "table": draw(NODES, channels),
         "corner": torch.randint(0, NODES - 3 * STRIDE - 3, (p, orientations), dtype=torch.int32),
-        "ends": (sender.contiguous(), receiver.contiguous(), edges.num_two_way),
+        "ends": (edges.graph, edges.num_two_way),
     }
 
 

@@ -87,7 +87,7 @@ def test_gradient_operators_have_both_derivatives_themselves(name):
     third = {"pair_product": (), "basis_gradient": (weight,), "weight_gradient": (phi,)}[name]
     inputs = [t.requires_grad_() for t in (x, torch.randn_like(x), *third)]
     operator = getattr(autograd, name)
-    function = lambda *tensors: operator(*tensors, *edges.pair_index, edges.num_two_way, "torch")  # noqa: E731
+    function = lambda *tensors: operator(*tensors, edges.graph, edges.num_two_way, "torch")  # noqa: E731
     assert gradcheck(function, inputs)
     assert gradgradcheck(function, inputs)
 
@@ -132,7 +132,7 @@ def test_operators_are_registered_correctly(dtype):
     x, phi, weight = (t.requires_grad_() for t in random_inputs(edges, dtype=dtype))
     g, fiber = torch.randn_like(x).requires_grad_(), torch.randn(4, 4, 3, dtype=dtype, requires_grad=True)
     kernel = torch.randn(edges.num_pairs, 4, 3, dtype=dtype, requires_grad=True)
-    rest = (*edges.pair_index, edges.num_two_way, "torch")
+    rest = (edges.graph, edges.num_two_way, "torch")
     torch.library.opcheck(autograd.pair_conv, (x, kernel, *rest))
     torch.library.opcheck(autograd.pair_product, (x, g, *rest))
     torch.library.opcheck(autograd.basis_conv, (x, phi, weight, *rest))

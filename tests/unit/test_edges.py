@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from ponita.geometry import EdgeSet, fully_connected, radius_graph
+from ponita.geometry.edges import incidence, transpose
 
 
 def shuffled_symmetric_graph(num_nodes=7, loops=True):
@@ -118,3 +119,21 @@ def test_radius_graph_keeps_near_pairs_of_the_same_graph():
     assert EdgeSet.from_edge_index(edge_index, 20).is_symmetric
     with pytest.raises(ValueError, match="cutoff=0"):
         radius_graph(pos, 0)
+
+
+def test_incidence_lists_the_edges_into_each_node_and_transposition_those_out_of_it():
+    edges = EdgeSet.from_edge_index(shuffled_symmetric_graph(), 7)
+    ends = tuple(edges.pair_index)
+    sender, receiver = edges.edge_index
+    for graph, here, there in ((ends, receiver, sender), (ends[::-1], sender, receiver)):
+        rowptr, neighbor, slot = incidence(graph, edges.num_two_way, 7)
+        for node in range(7):
+            part = slice(rowptr[node], rowptr[node + 1])
+            listed = sorted(zip(neighbor[part].tolist(), slot[part].tolist(), strict=True))
+            into = (here == node).nonzero()[:, 0]
+            # An edge out of a node reads the pair as the edge into it does: the flip belongs to the direction.
+            expected = sorted((int(there[e]), 2 * int(edges.pair[e]) + int(edges.flip[e])) for e in into)
+            assert listed == expected
+    wide = (*ends, 1, 2, 3, 4, 5, 6)
+    assert transpose(wide)[2:] == (4, 5, 6, 1, 2, 3) and transpose(wide)[0] is ends[1]
+    assert transpose(ends)[1] is ends[0] and len(edges.graph) == 2
