@@ -124,19 +124,36 @@ def polish(half: Array, max_steps: int = 20) -> Polished:
 def orient(half: Array) -> Array:
     """A fixed orientation, choice of representatives and order, so that the file does not depend on the starts.
 
-    The line of lowest energy becomes +z and its nearest neighbour lies in the xz-plane, on the side of +x. Of every
-    line the upper direction is kept, from the pole to the equator.
+    The line of lowest energy becomes +z and its nearest neighbour lies in the xz-plane, on the side of +x. Both signs
+    of the line, and all lines and neighbours that tie, are tried, and the result that is last in dictionary order wins.
     """
     half = half / np.linalg.norm(half, axis=1, keepdims=True)
-    pole = half[pair_terms(half)[0].sum(axis=1).argmin()]
-    cosine = half @ pole
-    cosine[np.abs(cosine) > 1 - 1e-9] = 0
-    nearest = np.abs(cosine).argmax()
-    side = half[nearest] * np.sign(cosine[nearest]) - abs(cosine[nearest]) * pole
-    side /= np.linalg.norm(side)
-    half = half @ np.stack([side, np.cross(pole, side), pole], axis=1)
-    # The last of z, y, x that is not zero to rounding decides the sign.
+    closeness = np.abs(half @ half.T) - np.eye(len(half))
+    arranged = [
+        arrange(half @ frame(sign * half[pole], half[neighbour]))
+        for pole in lowest(pair_terms(half)[0].sum(axis=1))
+        for neighbour in lowest(-closeness[pole])
+        for sign in (1, -1)
+    ]
+    return max(arranged, key=lambda grid: np.round(grid, 6).ravel().tolist())
+
+
+def lowest(values: Array) -> Array:
+    """Indices of the smallest value and of all that equal it to rounding."""
+    return np.flatnonzero(values < values.min() + 1e-8)
+
+
+def frame(pole: Array, neighbour: Array) -> Array:
+    """The rotation `[3, 3]` that, applied from the right, takes `pole` to +z and the line of `neighbour` to x > 0."""
+    side = neighbour * np.sign(neighbour @ pole) - abs(neighbour @ pole) * pole
+    side = side / np.linalg.norm(side)
+    return np.stack([side, np.cross(pole, side), pole], axis=1)
+
+
+def arrange(half: Array) -> Array:
+    """Keeps of every line the upper direction, and sorts from the pole to the equator, then by azimuth."""
     rounded = np.round(half, 9)
+    # On the equator the sign of y decides, and on the x-axis the sign of x.
     leading = np.where(rounded[:, 2] != 0, rounded[:, 2], np.where(rounded[:, 1] != 0, rounded[:, 1], rounded[:, 0]))
     half = half * np.sign(leading)[:, None]
     # Counted from just below +x, so that rounding cannot send a direction in the xz-plane once around.

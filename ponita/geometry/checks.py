@@ -64,6 +64,18 @@ def check_displacements(r: Tensor, edges: EdgeSet) -> None:
         )
 
 
+def check_reach(r: Tensor, radius: float, has_window: bool) -> None:
+    """Raise ValueError if a pair is farther than a lattice of kernels reaches; with a window such pairs do not count."""
+    if has_window or not _can_look(r) or r.numel() == 0:
+        return
+    longest = float(r.detach().norm(dim=1).max())
+    if longest > radius:
+        raise ValueError(
+            f"a pair is {longest:.3f} apart, beyond the radius {radius} of the spline kernels; tabulate with a larger "
+            "radius, or use a model with a cutoff."
+        )
+
+
 def _can_look(tensor: Tensor) -> bool:
     """Whether reading values is free: on the CPU, outside a compiled graph."""
     return tensor.device.type == "cpu" and not torch.compiler.is_compiling()

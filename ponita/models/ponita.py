@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +18,11 @@ from ponita.geometry import (
     safe_norm,
     sphere_grid,
 )
-from ponita.geometry.checks import check_batch, check_displacements, check_features, check_positions
+from ponita.geometry.checks import check_batch, check_displacements, check_features, check_positions, check_reach
 from ponita.nn import ConvNeXtBlock, FiberBundleConv, KernelBasis, Lift, PointCloudConv, PolynomialCutoff, Readout, pool
+from ponita.nn.memo import Memo
 from ponita.nn.precision import KeepsFloat64
+from ponita.nn.spline import KernelLattice, SplineBasis
 from ponita.ops import backends
 
 
@@ -63,7 +66,11 @@ class Ponita(KeepsFloat64):
         layer_scale: initial scale of a block's update, learned per channel; none where None.
         readouts: "all": the mean of a read-out after every block; "last".
         pooling: "sum" or "mean" over the points of each graph, or None for outputs at points.
-        kernel: "mlp": the kernel network is evaluated for every pair.
+        kernel: "mlp": the kernel network is evaluated for every pair, as published. "spline": it is evaluated at the
+            nodes of a lattice and interpolated by a C2 spline, in training too, which costs a fraction on a CPU; needs a
+            space with directions and a cutoff (or a radius).
+        lattice: nodes of the spline along o.r and |r_perp|.
+        radius: length of the farthest pair that a spline kernel serves; the cutoff where None.
         backend: backend of the operators.
         axis_smoothing: length (units of the positions) over which the kink of |r - (o.r)o| on the axis of an
             orientation is rounded, so that energies are smooth there. The published network has 0.
@@ -95,6 +102,8 @@ class Ponita(KeepsFloat64):
         kernel: str = "mlp",
         backend: str = "auto",
         axis_smoothing: float = 0.1,
+        lattice: tuple[int, int] = (48, 24),
+        radius: float | None = None,
     ) -> None:
         super().__init__()
         self.config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
@@ -102,6 +111,7 @@ class Ponita(KeepsFloat64):
         _check_choices(mode=mode, readouts=readouts, pooling=pooling, kernel=kernel)
         _check_channels(self.config, self.space.has_fibre)
         self.pooling, self.axis_smoothing, self.backend = pooling, axis_smoothing, backends.check(backend)
+        self.config["lattice"] = list(lattice)
 
         no_grid = torch.zeros(1, self.space.dim, dtype=torch.float64)
         self.register_buffer("grid", sphere_grid(num_orientations) if self.space.has_fibre else no_grid)
@@ -111,6 +121,8 @@ class Ponita(KeepsFloat64):
         self.window = None if cutoff is None else PolynomialCutoff(cutoff)
         self.basis = KernelBasis(self.space.num_invariants, hidden_channels, basis_channels, degree)
         self.fiber_basis = KernelBasis(1, hidden_channels, basis_channels, degree) if self.space.has_fibre else None
+        self.lattice = self._make_lattice() if kernel == "spline" else None
+        self._lattice_memo, self._fiber_memo = Memo(), Memo()
         self.lift = Lift(in_channels, in_vector_channels, hidden_channels)
         conv = FiberBundleConv if self.space.has_fibre else PointCloudConv
         self.blocks = nn.ModuleList(
@@ -174,20 +186,52 @@ class Ponita(KeepsFloat64):
         scalars, vectors = (torch.stack(parts).mean(0) for parts in zip(*outputs, strict=True))
         return self._pool(scalars, vectors, batch, num_graphs)
 
-    def kernel_bases(self, r: Tensor, edges: EdgeSet) -> tuple[Tensor, ...]:
-        """Basis functions of all pairs [P, O, B] and, on spaces with directions, of all orientation pairs [O, O, B].
+    def kernel_bases(self, r: Tensor, edges: EdgeSet) -> tuple[Tensor | SplineBasis, ...]:
+        """Basis functions of all pairs [P, O, B], or their spline, and, with directions, of orientation pairs [O, O, B].
 
         Args:
             r: [P, d] displacement of each pair.
             edges: the graph.
         """
         check_displacements(r, edges)
+        window = None if self.window is None else self.window(safe_norm(r))
+        if not self.space.has_fibre:
+            return (_windowed(self.basis(distance_invariants(r)), window),)
         grid = self.grid.to(self.dtype)
-        has_fibre = self.space.has_fibre
-        basis = self.basis(bundle_invariants(r, grid, self.axis_smoothing) if has_fibre else distance_invariants(r))
-        if self.window is not None:
-            basis = basis * self.window(safe_norm(r))[:, None, None]
-        return (basis, self.fiber_basis(orientation_invariants(grid))) if has_fibre else (basis,)
+        invariants = bundle_invariants(r, grid, self.axis_smoothing)
+        weights = tuple(self.fiber_basis.parameters())
+        fiber_basis = self._fiber_memo(lambda: self.fiber_basis(orientation_invariants(grid)), self.grid, *weights)
+        if self.lattice is None:
+            return _windowed(self.basis(invariants), window), fiber_basis
+        check_reach(r, self.lattice.radius, self.window is not None)
+        nodes = self._lattice_memo(lambda: self.lattice.coefficients(self.basis), *self.basis.parameters())
+        return SplineBasis(nodes, *self.lattice.taps(invariants, window), self.lattice.stride), fiber_basis
+
+    def tabulate(
+        self,
+        nodes: tuple[int, int] = (128, 64),
+        *,
+        radius: float | None = None,
+        rtol: float | None = None,
+        batch: Mapping[str, Any] | None = None,
+    ) -> Ponita:
+        """A frozen copy with spline kernels on a lattice, for inference; its attribute `tabulation` is the error made.
+
+        See `ponita.models.tabulation.tabulate`.
+        """
+        from ponita.models.tabulation import tabulate
+
+        return tabulate(self, nodes, radius=radius, rtol=rtol, batch=batch)
+
+    def _make_lattice(self) -> KernelLattice:
+        config = self.config
+        radius = config["radius"] if config["cutoff"] is None else config["cutoff"]
+        if not self.space.has_fibre or radius is None:
+            raise ValueError(
+                f"kernel='spline' with space={self.space.name!r}, cutoff={config['cutoff']}, radius={config['radius']}; it "
+                "needs a space with directions and a finite reach: set cutoff."
+            )
+        return KernelLattice(config["lattice"], radius, self.axis_smoothing)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -260,8 +304,17 @@ def displacements(pos: Tensor, edges: EdgeSet, edge_shift: Tensor | None = None)
     return r + edge_shift.index_select(0, edges.pair_order)
 
 
+def _windowed(basis: Tensor, window: Tensor | None) -> Tensor:
+    return basis if window is None else basis * window[:, None, None]
+
+
 def _check_choices(mode: str, readouts: str, pooling: str | None, kernel: str) -> None:
-    allowed = {"mode": ("bundle",), "readouts": ("all", "last"), "pooling": ("sum", "mean", None), "kernel": ("mlp",)}
+    allowed = {
+        "mode": ("bundle",),
+        "readouts": ("all", "last"),
+        "pooling": ("sum", "mean", None),
+        "kernel": ("mlp", "spline"),
+    }
     for name, value in {"mode": mode, "readouts": readouts, "pooling": pooling, "kernel": kernel}.items():
         if value not in allowed[name]:
             raise ValueError(f"{name}={value!r} is not implemented; expected one of {list(allowed[name])}.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -130,6 +130,18 @@ class Potential(KeepsFloat64):
             energy = self(pos, *args, **kwargs)
             (gradient,) = torch.autograd.grad(energy.sum(), pos, create_graph=create_graph)
         return EnergyForces(energy if create_graph else energy.detach(), -gradient)
+
+    def tabulate(self, nodes: tuple[int, int] = (128, 64), **options: Any) -> Potential:
+        """A frozen copy whose network has spline kernels, for inference; see `ponita.models.tabulation.tabulate`.
+
+        Args:
+            nodes: of the lattice.
+            **options: `radius`, `rtol` and `batch` of that function; the batch is the network's, not the potential's.
+        """
+        fast = Potential(self.network.tabulate(nodes, **options), self.elements, self.self_loops)
+        fast.to(self.shift.device)
+        fast.set_normalization(float(self.shift), float(self.scale))
+        return fast
 
     def neighbors(self, pos: Tensor, batch: Tensor | None = None) -> Tensor:
         """Edges of isolated molecules: pairs within the network's cut-off, or all pairs where it has none.

@@ -7,16 +7,19 @@ from ponita.nn.conv import FiberBundleConv, PointCloudConv
 from ponita.nn.envelope import PolynomialCutoff
 from ponita.nn.lift import Lift
 from ponita.nn.readout import Readout, pool
+from ponita.nn.spline import KernelLattice, SplineBasis
 
 __all__ = [
     "ConvNeXtBlock",
     "FiberBundleConv",
     "KernelBasis",
+    "KernelLattice",
     "Lift",
     "Monomials",
     "PointCloudConv",
     "PolynomialCutoff",
     "Readout",
+    "SplineBasis",
     "calibrate",
     "pool",
 ]

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from ponita.geometry.edges import EdgeSet
-from ponita.ops import backends, orientation_conv, pair_conv
+from ponita.nn.memo import Memo
+from ponita.nn.spline import SplineBasis
+from ponita.ops import backends, orientation_conv, pair_conv, tap_conv
 
 
 class PointCloudConv(nn.Module):
@@ -21,7 +23,7 @@ class PointCloudConv(nn.Module):
         backend: backend of the operators.
 
     Shape:
-        x [N, O, C], basis [P, O, B] -> [N, O, C]
+        x [N, O, C], basis [P, O, B] or a `SplineBasis` -> [N, O, C]
     """
 
     def __init__(self, channels: int, basis_channels: int, backend: str = "auto") -> None:
@@ -29,20 +31,26 @@ class PointCloudConv(nn.Module):
         self.backend = backends.check(backend)
         self.kernel = nn.Linear(basis_channels, channels, bias=False)
         self.bias = nn.Parameter(torch.zeros(channels))
+        self._memo = Memo()
 
-    def forward(self, x: Tensor, basis: Tensor, edges: EdgeSet) -> Tensor:
-        return self._convolve(x, basis, edges) + self.bias
+    def forward(self, x: Tensor, basis: Tensor | SplineBasis, edges: EdgeSet) -> Tensor:
+        return self.spatial(x, basis, edges) + self.bias
 
-    @torch.no_grad()
-    def calibrate(self, x: Tensor, basis: Tensor, edges: EdgeSet) -> dict[str, float]:
-        """Rescale the kernel so that, on this input, the sum over neighbours keeps the standard deviation."""
-        return {"kernel": _rescale(self.kernel.weight, x, self._convolve(x, basis, edges))}
-
-    def _convolve(self, x: Tensor, basis: Tensor, edges: EdgeSet) -> Tensor:
+    def spatial(self, x: Tensor, basis: Tensor | SplineBasis, edges: EdgeSet) -> Tensor:
+        """The sum over neighbours: [N, O, C]."""
+        if isinstance(basis, SplineBasis):
+            coefficients, weights, corner, stride = basis
+            table = self._memo(lambda: self.kernel(coefficients), self.kernel.weight, coefficients)
+            return tap_conv(x, weights, table, corner, stride, edges, self.backend)
         return pair_conv(x, self.kernel(basis), edges, self.backend)
 
+    @torch.no_grad()
+    def calibrate(self, x: Tensor, basis: Tensor | SplineBasis, edges: EdgeSet) -> dict[str, float]:
+        """Rescale the kernel so that, on this input, the sum over neighbours keeps the standard deviation."""
+        return {"kernel": _rescale(self.kernel.weight, x, self.spatial(x, basis, edges))}
 
-class FiberBundleConv(nn.Module):
+
+class FiberBundleConv(PointCloudConv):
     """Separable convolution on a grid of orientations at every point (PONITA, section 3).
 
     A spatial convolution with the kernel of each orientation, then a spherical one at every point:
@@ -55,25 +63,29 @@ class FiberBundleConv(nn.Module):
         backend: backend of the operators.
 
     Shape:
-        x [N, O, C], basis [P, O, B], fiber_basis [O, O, B] -> [N, O, C]
+        x [N, O, C], basis [P, O, B] or a `SplineBasis`, fiber_basis [O, O, B] -> [N, O, C]
     """
 
     def __init__(self, channels: int, basis_channels: int, backend: str = "auto") -> None:
-        super().__init__()
-        self.backend = backends.check(backend)
-        self.kernel = nn.Linear(basis_channels, channels, bias=False)
+        super().__init__(channels, basis_channels, backend)
         self.fiber_kernel = nn.Linear(basis_channels, channels, bias=False)
-        self.bias = nn.Parameter(torch.zeros(channels))
+        self._fiber_memo = Memo()
 
-    def forward(self, x: Tensor, basis: Tensor, fiber_basis: Tensor, edges: EdgeSet) -> Tensor:
-        x = pair_conv(x, self.kernel(basis), edges, self.backend)
-        return orientation_conv(x, self.fiber_kernel(fiber_basis)) + self.bias
+    def forward(self, x: Tensor, basis: Tensor | SplineBasis, fiber_basis: Tensor, edges: EdgeSet) -> Tensor:
+        return self.spherical(self.spatial(x, basis, edges), fiber_basis) + self.bias
+
+    def spherical(self, x: Tensor, fiber_basis: Tensor) -> Tensor:
+        """The mean over orientations: [N, O, C]."""
+        kernel = self._fiber_memo(lambda: self.fiber_kernel(fiber_basis), self.fiber_kernel.weight, fiber_basis)
+        return orientation_conv(x, kernel)
 
     @torch.no_grad()
-    def calibrate(self, x: Tensor, basis: Tensor, fiber_basis: Tensor, edges: EdgeSet) -> dict[str, float]:
+    def calibrate(
+        self, x: Tensor, basis: Tensor | SplineBasis, fiber_basis: Tensor, edges: EdgeSet
+    ) -> dict[str, float]:
         """Rescale both kernels so that, on this input, each convolution keeps the standard deviation."""
-        spatial = pair_conv(x, self.kernel(basis), edges, self.backend)
-        spherical = orientation_conv(spatial, self.fiber_kernel(fiber_basis))
+        spatial = self.spatial(x, basis, edges)
+        spherical = self.spherical(spatial, fiber_basis)
         return {
             "kernel": _rescale(self.kernel.weight, x, spatial),
             "fiber_kernel": _rescale(self.fiber_kernel.weight, spatial, spherical),

@@ -1,6 +1,14 @@
 """What is differentiated: one public function an operator."""
 
-from ponita.ops.functional import basis_conv, orientation_conv, pair_conv
+from ponita.ops.functional import basis_conv, orientation_conv, pair_conv, spline_conv, spline_taps, tap_conv
 from ponita.ops.segment import segment_sum
 
-__all__ = ["basis_conv", "orientation_conv", "pair_conv", "segment_sum"]
+__all__ = [
+    "basis_conv",
+    "orientation_conv",
+    "pair_conv",
+    "segment_sum",
+    "spline_conv",
+    "spline_taps",
+    "tap_conv",
+]

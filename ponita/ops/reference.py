@@ -73,8 +73,12 @@ def weight_gradient(x: Tensor, g: Tensor, basis: Tensor, graph: Sequence[Tensor]
 
 def tap_nodes(corner: Tensor, stride: int) -> Tensor:
     """Nodes corner + a * stride + b, for a, b < 4: [P, O] -> [P, O, 16]."""
-    steps = torch.arange(NUM_TAPS, device=corner.device)
-    return corner.long()[..., None] + (stride * steps[:, None] + steps).flatten()
+    return corner.long()[..., None] + _tap_steps(stride, corner.device)
+
+
+def _tap_steps(stride: int, device: torch.device) -> Tensor:
+    steps = torch.arange(NUM_TAPS, device=device)
+    return (stride * steps[:, None] + steps).flatten()
 
 
 def spline_kernel(weights: Tensor, table: Tensor, corner: Tensor, stride: int) -> Tensor:
@@ -100,10 +104,15 @@ def spline_conv(
 def spline_weight_gradient(
     x: Tensor, g: Tensor, table: Tensor, corner: Tensor, stride: int, graph: Sequence[Tensor], two_way: int
 ) -> Tensor:
-    """dT/dweights: -> [P, O, 16]. One tap at a time, so that no [P, O, 16, C] tensor exists."""
-    product = pair_product(x, g, graph, two_way)
-    nodes = tap_nodes(corner, stride)
-    return torch.stack([(product * table[nodes[..., t]]).sum(-1) for t in range(NUM_TAPS**2)], dim=-1)
+    """dT/dweights: -> [P, O, 16], the dot of each sample's product with the 16 rows its kernel is made of."""
+    product = pair_product(x, g, graph, two_way).flatten(0, 1)
+    nodes = tap_nodes(corner, stride).flatten()
+    sample = torch.arange(product.shape[0], device=x.device)
+    # Autograd is out of reach inside an operator, so call what it would call for `embedding_bag`.
+    gradient = torch.ops.aten._embedding_bag_per_sample_weights_backward(
+        product, table, nodes, NUM_TAPS**2 * sample, sample.repeat_interleave(NUM_TAPS**2), 0, -1
+    )
+    return gradient.view(*corner.shape, NUM_TAPS**2)
 
 
 def spline_table_gradient(
@@ -116,12 +125,16 @@ def spline_table_gradient(
     graph: Sequence[Tensor],
     two_way: int,
 ) -> Tensor:
-    """dT/dtable: -> [K, C] for K nodes."""
+    """dT/dtable: -> [K, C] for K nodes. Samples are sorted by corner once, then summed for each of the 16 taps."""
     product = pair_product(x, g, graph, two_way).flatten(0, 1)
-    nodes, flat = tap_nodes(corner, stride).flatten(0, 1), weights.flatten(0, 1)
-    out = torch.zeros(num_nodes, x.shape[2], dtype=x.dtype, device=x.device)
-    for t in range(NUM_TAPS**2):
-        out.index_add_(0, nodes[:, t], flat[:, t, None] * product)
+    flat, flat_corner = weights.flatten(0, 1), corner.flatten().long()
+    order = torch.argsort(flat_corner, stable=True)
+    counts = torch.bincount(flat_corner, minlength=num_nodes)
+    starts = counts.cumsum(0) - counts
+    out = product.new_zeros(num_nodes, product.shape[1])
+    for t, step in enumerate(_tap_steps(stride, corner.device).tolist()):
+        sums = torch.nn.functional.embedding_bag(order, product, starts, mode="sum", per_sample_weights=flat[order, t])
+        out[step:] += sums[: num_nodes - step]
     return out
 
 

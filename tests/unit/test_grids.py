@@ -63,7 +63,7 @@ def fixed_quantities(half: Tensor) -> Tensor:
 
 def make_isotropic(half: Tensor) -> Tensor:
     """The nearby half grid of unit vectors whose second moment is isotropic."""
-    for _ in range(200):
+    for _ in range(80):
         values, vectors = torch.linalg.eigh(half.T @ half * (3 / len(half)))
         half = half @ (vectors * values.rsqrt()) @ vectors.T
         half = half / half.norm(dim=-1, keepdim=True)
@@ -212,7 +212,7 @@ def test_stored_grids_are_stationary_under_both_constraints(num: int) -> None:
 def test_no_small_allowed_move_lowers_the_energy_of_a_stored_grid(num: int) -> None:
     half = sphere_grid(num)[: num // 2]
     lowest = energy(half)
-    for seed in range(5):
+    for seed in range(3):
         moved = make_isotropic(half + 1e-3 * torch.randn(half.shape, generator=seeded(seed), dtype=half.dtype))
         assert (moved.T @ moved * (3 / len(half)) - IDENTITY).abs().max() < 1e-12
         assert energy(moved) > lowest
@@ -224,8 +224,8 @@ def test_the_script_finds_the_stored_grids_again(num: int) -> None:
     pytest.importorskip("tqdm")
     half = torch.from_numpy(load_tool().make_half_grid(num, starts=2))
     stored = sphere_grid(num)[: num // 2]
-    assert energy(half).item() == pytest.approx(energy(stored).item(), rel=1e-12)
-    assert stored[0].tolist() == pytest.approx([0, 0, 1], abs=1e-15)
+    torch.testing.assert_close(half, stored, rtol=0, atol=1e-9)
+    torch.testing.assert_close(stored[0], IDENTITY[2], rtol=0, atol=1e-15)
 
 
 @pytest.mark.parametrize("name", ORDERS)
@@ -313,7 +313,7 @@ def test_grid_quality_measures_angle_and_second_moment() -> None:
 def test_grids_and_groups_are_fresh_copies_on_the_cpu() -> None:
     sphere_grid(16).zero_()
     rotation_group("icosahedral").zero_()
-    assert sphere_grid(16)[0].norm() == 1 and torch.equal(rotation_group("icosahedral")[0], IDENTITY)
+    assert sphere_grid(16)[0, 2] == 1 and torch.equal(rotation_group("icosahedral")[0], IDENTITY)
     with torch.device("meta"):
         made = [
             sphere_grid(14),

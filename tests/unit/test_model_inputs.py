@@ -67,7 +67,15 @@ def test_coincident_atoms_are_named_but_self_loops_and_images_are_not(graph):
     [
         ({"space": "R4"}, r"space='R4' is not implemented; choose one of \['R3', 'R3xS2'\]"),
         ({"mode": "cloud"}, "mode='cloud' is not implemented"),
-        ({"kernel": "spline"}, "kernel='spline' is not implemented"),
+        ({"kernel": "fourier"}, "kernel='fourier' is not implemented; expected one of"),
+        (
+            {"kernel": "spline"},
+            "kernel='spline' with .* cutoff=None, radius=None; it needs .* a finite reach: set cutoff",
+        ),
+        (
+            {"kernel": "spline", "cutoff": 3.0, "lattice": (3, 8)},
+            r"lattice=\(3, 8\); expected two numbers of nodes, at least 4",
+        ),
         ({"readouts": "first"}, r"readouts='first' is not implemented; expected one of \['all', 'last'\]"),
         ({"pooling": "max"}, "pooling='max'"),
         ({"num_layers": 0}, "num_layers=0; expected at least 1"),
