@@ -18,7 +18,7 @@ def check_positions(pos: Tensor, dim: int, dtype: torch.dtype, space: str) -> No
         raise ValueError(
             f"pos has dtype {pos.dtype}, the model {dtype}; convert one: model.to(pos.dtype) or pos.to(...)."
         )
-    if _can_look(pos) and not bool(torch.isfinite(pos).all()):
+    if can_look(pos) and not bool(torch.isfinite(pos).all()):
         points = (~torch.isfinite(pos)).any(1).nonzero()[:5, 0].tolist()
         raise ValueError(
             f"pos holds NaN or infinite values, first at points {points}; check the data or the step size."
@@ -52,7 +52,7 @@ def check_batch(batch: Tensor, num_nodes: int) -> None:
 
 def check_displacements(r: Tensor, edges: EdgeSet) -> None:
     """Raise ValueError if two different points of an edge coincide (their direction is undefined)."""
-    if not _can_look(r):
+    if not can_look(r):
         return
     sender, receiver = edges.pair_index
     same = (r == 0).all(1) & (sender != receiver)
@@ -66,7 +66,7 @@ def check_displacements(r: Tensor, edges: EdgeSet) -> None:
 
 def check_reach(r: Tensor, radius: float, has_window: bool) -> None:
     """Raise ValueError if a pair is farther than a lattice of kernels reaches; with a window such pairs do not count."""
-    if has_window or not _can_look(r) or r.numel() == 0:
+    if has_window or not can_look(r) or r.numel() == 0:
         return
     longest = float(r.detach().norm(dim=1).max())
     if longest > radius:
@@ -76,6 +76,6 @@ def check_reach(r: Tensor, radius: float, has_window: bool) -> None:
         )
 
 
-def _can_look(tensor: Tensor) -> bool:
+def can_look(tensor: Tensor) -> bool:
     """Whether reading values is free: on the CPU, outside a compiled graph."""
     return tensor.device.type == "cpu" and not torch.compiler.is_compiling()

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from ponita.geometry import EdgeSet, fully_connected, radius_graph
+from ponita.geometry.checks import can_look
 from ponita.models.ponita import Ponita
 from ponita.nn.precision import KeepsFloat64
+from ponita.ops import force_pass
 
 MAX_ATOMIC_NUMBER = 118
 
@@ -128,7 +130,8 @@ class Potential(KeepsFloat64):
         with torch.enable_grad():
             pos = pos if pos.requires_grad else pos.detach().requires_grad_(True)
             energy = self(pos, *args, **kwargs)
-            (gradient,) = torch.autograd.grad(energy.sum(), pos, create_graph=create_graph)
+            with force_pass():
+                (gradient,) = torch.autograd.grad(energy.sum(), pos, create_graph=create_graph)
         return EnergyForces(energy if create_graph else energy.detach(), -gradient)
 
     def tabulate(self, nodes: tuple[int, int] = (128, 64), **options: Any) -> Potential:
@@ -167,12 +170,13 @@ class Potential(KeepsFloat64):
             )
         known = (numbers >= 0) & (numbers <= MAX_ATOMIC_NUMBER)
         index = self.element_index[torch.where(known, numbers, 0)]
-        if bool((index < 0).any()):
+        if can_look(numbers) and bool((index < 0).any()):
             unknown = numbers[index < 0].unique().tolist()
             raise ValueError(
                 f"atomic numbers {unknown} are unknown to this potential, which was made for {list(self.elements)}; "
                 "train one whose `elements` include them."
             )
+        # On a GPU the check above would wait for it; an unknown element then fails in the device's own index check.
         return nn.functional.one_hot(index, len(self.elements)).to(dtype)
 
 

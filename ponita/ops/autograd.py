@@ -14,6 +14,7 @@ from torch.library import custom_op
 
 from ponita.geometry.edges import transpose
 from ponita.ops.backends import implementation
+from ponita.ops.force_pass import in_force_pass
 
 
 @custom_op("ponita::pair_conv", mutates_args=())
@@ -183,6 +184,7 @@ def _pair_product_backward(ctx, grad):
 def _basis_conv_backward(ctx, grad):
     (x, basis, weight), graph, back = _saved(ctx)
     need_x, need_basis, need_weight, *_ = ctx.needs_input_grad
+    need_weight = need_weight and not in_force_pass()
     grad_x = basis_conv(grad, basis, weight, back, *ctx.options) if need_x else None
     grad_basis = basis_gradient(x, grad, weight, graph, *ctx.options) if need_basis else None
     grad_weight = weight_gradient(x, grad, basis, graph, *ctx.options) if need_weight else None
@@ -211,6 +213,7 @@ def _spline_conv_backward(ctx, grad):
     (x, weights, table, corner), graph, back = _saved(ctx)
     stride, *rest = ctx.options
     need_x, need_weights, need_table, *_ = ctx.needs_input_grad
+    need_table = need_table and not in_force_pass()
     ends, turned = (corner, stride, graph, *rest), (corner, stride, back, *rest)
     grad_x = spline_conv(grad, weights, table, *turned) if need_x else None
     grad_weights = spline_weight_gradient(x, grad, table, *ends) if need_weights else None
@@ -246,8 +249,10 @@ def _table_gradient(x, g, weights, num_nodes, corner, stride, *rest):
 
 def _orientation_conv_backward(ctx, grad):
     x, kernel = ctx.saved_tensors
-    grad_x = orientation_conv(grad, kernel.transpose(0, 1)) if ctx.needs_input_grad[0] else None
-    grad_kernel = orientation_product(x, grad) if ctx.needs_input_grad[1] else None
+    need_x, need_kernel = ctx.needs_input_grad
+    need_kernel = need_kernel and not in_force_pass()
+    grad_x = orientation_conv(grad, kernel.transpose(0, 1)) if need_x else None
+    grad_kernel = orientation_product(x, grad) if need_kernel else None
     return grad_x, grad_kernel
 
 

@@ -1,5 +1,7 @@
 """Forces and the derivatives training needs, on real geometries of trouble: self-loops, axes, cut-offs."""
 
+import contextlib
+
 import pytest
 import torch
 from support.graphs import small_ponita
@@ -116,6 +118,31 @@ def test_parameter_gradients_of_a_force_loss_equal_eager_autograd(monkeypatch):
     monkeypatch.setattr(conv, "orientation_conv", lambda x, k: torch.einsum("noc,opc->npc", x, k) / x.shape[1])
     for a, b in zip(ours, force_loss_gradients(potential, pos), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9 * (1 + float(b.abs().max())))
+
+
+@pytest.mark.parametrize("kernel", ["mlp", "spline"])
+def test_the_force_pass_leaves_out_work_but_changes_no_gradient(kernel, monkeypatch):
+    from ponita.ops import autograd
+
+    potential = small_potential(kernel=kernel, cutoff=3.0, num_orientations=12, lattice=(12, 8))
+    pos = (METHANE + 0.1 * torch.randn_like(METHANE)).requires_grad_()
+    calls = []
+
+    def counting(original):
+        return lambda *args: (calls.append(1), original(*args))[1]
+
+    for name in ("orientation_product", "spline_table_gradient"):
+        monkeypatch.setattr(autograd, name, counting(getattr(autograd, name)))
+    with_pass = potential.energy_forces(pos, NUMBERS).forces
+    assert not calls
+    energy = potential(pos, NUMBERS)
+    without_pass = -torch.autograd.grad(energy.sum(), pos)[0]
+    assert calls and torch.equal(with_pass, without_pass)
+
+    ours = force_loss_gradients(potential, pos.detach())
+    monkeypatch.setattr("ponita.models.potential.force_pass", contextlib.nullcontext)
+    for a, b in zip(ours, force_loss_gradients(potential, pos.detach()), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
 def test_total_energies_keep_their_millielectronvolts_in_float32():
