@@ -22,7 +22,9 @@ class Memo:
 
     def __call__(self, compute: Callable[[], Tensor], *tensors: Tensor) -> Tensor:
         """The value of `compute`, which must depend on `tensors` alone."""
-        if torch.is_inference_mode_enabled() or any(t.requires_grad or t.is_inference() for t in tensors):
+        if torch.compiler.is_compiling() or torch.is_inference_mode_enabled():
+            return compute()
+        if any(t.requires_grad or t.is_inference() for t in tensors):
             return compute()
         state = [(t.data_ptr(), t._version, t.dtype) for t in tensors]
         same = len(tensors) == len(self._tensors) and all(a is b for a, b in zip(tensors, self._tensors, strict=True))
