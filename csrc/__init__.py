@@ -1,1 +1,1 @@
-"""Kernels and their launchers. No kernel is shipped yet: every operator runs on the "torch" backend."""
+"""Kernels and their launchers, one folder a backend; `ponita.ops` calls them."""

@@ -276,7 +276,9 @@ class _Forces:
         """Fills `coefficients` with `q_i q_j / |x_i - x_j|^3` for the pairs i < j; the other half has the same bits."""
         np.copyto(self.rows, x.transpose(2, 0, 1))
         # Both factors share memory: numpy then calls the symmetric product, as the published program does.
-        np.matmul(self.rows.transpose(0, 2, 1), self.rows, out=self.dots)
+        # It may raise the invalid flag for padding that it never returns (OpenBLAS issue 1924).
+        with np.errstate(invalid="ignore"):
+            np.matmul(self.rows.transpose(0, 2, 1), self.rows, out=self.dots)
         np.multiply(x, x, out=self.squares)
         np.add.reduce(self.squares, axis=0, out=self.norms)
         np.take(self.norms, self.first, axis=0, out=self.distances, mode="clip")

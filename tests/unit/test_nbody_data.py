@@ -102,11 +102,12 @@ def test_a_full_simulation_has_the_bits_of_the_protocol() -> None:
     assert_same_bits(found, [simulated_alone(np.random.RandomState(43), 5, 5000, 100)])
 
 
-def test_splits_follow_each_other_in_one_stream(tmp_path: Path) -> None:
-    rng = np.random.RandomState(43)
+@pytest.mark.parametrize("seed", [43, 7])
+def test_splits_follow_each_other_in_one_stream(tmp_path: Path, seed: int) -> None:
+    rng = np.random.RandomState(seed)
     expected = [simulated_alone(rng, 5, 40, 10) for _ in range(6)]
     expected = [(positions[1:], velocities[1:], charges) for positions, velocities, charges in expected]
-    found = load_nbody(tmp_path, **SMALL)
+    found = load_nbody(tmp_path, **SMALL, seed=seed)
     assert list(found) == ["train", "valid", "test"]
     assert_same_bits(found["train"], expected[:2])
     assert_same_bits(found["valid"], expected[3:4])
