@@ -115,7 +115,7 @@ class Ponita(KeepsFloat64):
 
         no_grid = torch.zeros(1, self.space.dim, dtype=torch.float64)
         self.register_buffer("grid", sphere_grid(num_orientations) if self.space.has_fibre else no_grid)
-        self.register_load_state_dict_post_hook(lambda module, _: module._note_symmetry())
+        self.register_load_state_dict_post_hook(_after_load)
         self._note_symmetry()
 
         self.window = None if cutoff is None else PolynomialCutoff(cutoff)
@@ -302,6 +302,10 @@ def displacements(pos: Tensor, edges: EdgeSet, edge_shift: Tensor | None = None)
             f"edge_shift has shape {list(edge_shift.shape)}; expected [E, d] = [{edges.num_edges}, {pos.shape[1]}]."
         )
     return r + edge_shift.index_select(0, edges.pair_order)
+
+
+def _after_load(model: Ponita, incompatible_keys: object) -> None:
+    model._note_symmetry()
 
 
 def _windowed(basis: Tensor, window: Tensor | None) -> Tensor:

@@ -1,3 +1,5 @@
+import copy
+import pickle
 import subprocess
 import sys
 
@@ -24,6 +26,13 @@ def test_a_network_comes_back_whole_also_on_another_grid(tmp_path, graph):
     assert again.config == model.config and again.dtype == torch.float64 and not again.stores_pairs
     for a, b in zip(model(**graph), again(**graph), strict=True):
         assert torch.equal(a, b)
+
+
+def test_a_network_can_be_copied_and_pickled(graph):
+    model = small_ponita(kernel="spline", cutoff=3.0, lattice=(8, 6)).requires_grad_(False)
+    expected = model(**graph)
+    for again in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(again(**graph).scalars, expected.scalars)
 
 
 def test_a_potential_comes_back_in_a_fresh_process(tmp_path):
