@@ -102,7 +102,7 @@ class Ponita(KeepsFloat64):
         kernel: str = "mlp",
         backend: str = "auto",
         axis_smoothing: float = 0.1,
-        lattice: tuple[int, int] = (48, 24),
+        lattice: tuple[int, int] = (64, 32),
         radius: float | None = None,
     ) -> None:
         super().__init__()

@@ -7,6 +7,7 @@ kernels for the CPU; "triton" those for CUDA devices.
 
 from __future__ import annotations
 
+import os
 import warnings
 from functools import lru_cache
 from importlib import import_module
@@ -17,11 +18,12 @@ MODULES = {
     "torch": "ponita.ops.reference",
     "scatter": "ponita.ops.scatter",
     "cpp": "ponita.csrc.cpu.launch",
+    "triton": "ponita.csrc.triton.launch",
 }
 #: Devices a backend is for; all where it is not named.
-DEVICES = {"cpp": ("cpu",)}
+DEVICES = {"cpp": ("cpu",), "triton": ("cuda",)}
 #: The rule of "auto": the first that is available.
-PREFERRED = {"cpu": ("cpp", "torch")}
+PREFERRED = {"cpu": ("cpp", "torch"), "cuda": ("triton", "torch")}
 
 
 @lru_cache
@@ -34,6 +36,8 @@ def unavailable() -> dict[str, str]:
         reasons["cpp"] = (
             "the C++ kernels were not compiled when ponita was installed: install a C++17 compiler, then ponita again"
         )
+    if find_spec("triton") is None:
+        reasons["triton"] = "triton is not installed: pip install triton (Linux only)"
     return reasons
 
 
@@ -68,9 +72,10 @@ def resolve(backend: str, device: str) -> str:
     """
     if check(backend) == "auto":
         return _preferred(device)
-    if device not in DEVICES.get(backend, (device,)):
+    devices = _devices(backend)
+    if devices and device not in devices:
         raise ValueError(
-            f"backend={backend!r} runs on {' and '.join(DEVICES[backend])}, the tensors are on {device}; use backend='auto'."
+            f"backend={backend!r} runs on {' and '.join(devices)}, the tensors are on {device}; use backend='auto'."
         )
     return backend
 
@@ -79,6 +84,12 @@ def resolve(backend: str, device: str) -> str:
 def implementation(backend: str) -> ModuleType:
     """The module of a backend's operators."""
     return import_module(MODULES[backend])
+
+
+def _devices(backend: str) -> tuple[str, ...]:
+    """Kinds of devices a backend is for, empty for all. Triton's interpreter, a tool of tests, runs on the CPU too."""
+    interpreted = backend == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
+    return DEVICES.get(backend, ()) + ("cpu",) * interpreted
 
 
 def _preferred(device: str) -> str:
