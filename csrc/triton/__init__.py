@@ -1,0 +1,1 @@
+"""Triton kernels for CUDA devices: one file a family, their launchers, and a compile gate that needs no device."""

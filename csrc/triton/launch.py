@@ -1,0 +1,234 @@
+"""The operators of `ponita.ops.reference` on the Triton kernels, for float16, float32 and float64 on CUDA devices.
+
+With TRITON_INTERPRET=1 in the environment the kernels are interpreted, on tensors of the CPU as well. Every sum is
+owned by one program and runs in a fixed order: results are the same bits in every run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ponita.csrc.triton import pair, spline, stream
+
+ACCUMULATOR = {torch.float16: torch.float32, torch.float32: torch.float32, torch.float64: torch.float64}
+TRITON_DTYPE = {torch.float32: tl.float32, torch.float64: tl.float64}
+#: How float32 products are made: "ieee", or on tensor cores "tf32" (10-bit mantissa) or "tf32x3" (nearly float32).
+FLOAT32_PRECISION = "ieee"
+#: The largest tiles of the stream family: rows (samples), channels, basis functions. Those that spill least on sm_90.
+STREAM_TILES = {
+    "basis_conv": {torch.float16: (128, 128, 64), torch.float32: (64, 128, 32), torch.float64: (64, 64, 16)},
+    "basis_gradient": {torch.float16: (128, 32, 128), torch.float32: (128, 16, 128), torch.float64: (64, 16, 128)},
+    "weight_gradient": {torch.float16: (64, 128, 128), torch.float32: (32, 64, 128), torch.float64: (16, 64, 128)},
+}
+#: Runs of samples that `weight_gradient` sums apart and then together.
+RUNS = 128
+
+
+def pair_conv(x: Tensor, kernel: Tensor, graph: Sequence[Tensor], two_way: int) -> Tensor:
+    """See `ponita.ops.reference.pair_conv`."""
+    out, settings = _empty(x, x.shape), pair_settings(x.shape[1], x.shape[2], x.dtype)
+    if not kernel.numel():
+        return out.zero_()
+    grid = (x.shape[0], settings["HALVES"] * triton.cdiv(settings["HALF"], settings["BLOCK"]))
+    return _launch(pair.pair_conv, grid, (x, kernel, *_edges_into_nodes(graph, two_way, x.shape[0]), out), settings)
+
+
+def pair_product(x: Tensor, g: Tensor, graph: Sequence[Tensor], two_way: int) -> Tensor:
+    """See `ponita.ops.reference.pair_product`."""
+    sender, receiver, *_ = graph
+    out, settings = _empty(x, (sender.shape[0], *x.shape[1:])), pair_settings(x.shape[1], x.shape[2], x.dtype)
+    grid = (sender.shape[0], settings["HALVES"] * triton.cdiv(settings["HALF"], settings["BLOCK"]))
+    return _launch(pair.pair_product, grid, (x, g, sender, receiver, out, two_way), settings)
+
+
+def basis_conv(x: Tensor, basis: Tensor, weight: Tensor, graph: Sequence[Tensor], two_way: int) -> Tensor:
+    """See `ponita.ops.reference.basis_conv`."""
+    out, settings = _empty(x, x.shape), stream_settings("basis_conv", *x.shape[1:], weight.shape[1], x.dtype)
+    if not basis.numel():
+        return out.zero_()
+    grid = (x.shape[0], triton.cdiv(x.shape[1], settings["BLOCK_O"]), triton.cdiv(x.shape[2], settings["BLOCK_C"]))
+    edges = _edges_into_nodes(graph, two_way, x.shape[0])
+    return _launch(stream.basis_conv, grid, (x, basis, weight, *edges, out), settings)
+
+
+def basis_gradient(x: Tensor, g: Tensor, weight: Tensor, graph: Sequence[Tensor], two_way: int) -> Tensor:
+    """See `ponita.ops.reference.basis_gradient`."""
+    sender, receiver, *_ = graph
+    pairs, orientations, basis_channels = sender.shape[0], x.shape[1], weight.shape[1]
+    settings = stream_settings("basis_gradient", *x.shape[1:], basis_channels, x.dtype)
+    out = _empty(x, (pairs, orientations, basis_channels))
+    grid = (triton.cdiv(pairs * orientations, settings["BLOCK_R"]), triton.cdiv(basis_channels, settings["BLOCK_B"]))
+    return _launch(stream.basis_gradient, grid, (x, g, weight, sender, receiver, out, pairs, two_way), settings)
+
+
+def weight_gradient(x: Tensor, g: Tensor, basis: Tensor, graph: Sequence[Tensor], two_way: int) -> Tensor:
+    """See `ponita.ops.reference.weight_gradient`."""
+    sender, receiver, *_ = graph
+    pairs, orientations, basis_channels = basis.shape
+    settings = stream_settings("weight_gradient", *x.shape[1:], basis_channels, x.dtype)
+    blocks = triton.cdiv(pairs * orientations, settings["BLOCK_R"])
+    chunk = triton.cdiv(blocks, RUNS) * settings["BLOCK_R"]
+    partial = _empty(x, (triton.cdiv(pairs * orientations, max(chunk, 1)), x.shape[2], basis_channels), accumulate=True)
+    tiles = triton.cdiv(x.shape[2], settings["BLOCK_C"]), triton.cdiv(basis_channels, settings["BLOCK_B"])
+    arguments = (x, g, basis, sender, receiver, partial, pairs, two_way, chunk)
+    return _launch(stream.weight_gradient, (partial.shape[0], *tiles), arguments, settings).sum(0).to(x.dtype)
+
+
+def spline_conv(
+    x: Tensor,
+    weights: Tensor,
+    table: Tensor,
+    corner: Tensor,
+    stride: int,
+    graph: Sequence[Tensor],
+    two_way: int,
+) -> Tensor:
+    """See `ponita.ops.reference.spline_conv`."""
+    out, settings = _empty(x, x.shape), spline_settings("spline_conv", *x.shape[1:], x.dtype)
+    if not corner.numel():
+        return out.zero_()
+    grid = (x.shape[0], triton.cdiv(x.shape[1], settings["BLOCK_O"]), triton.cdiv(x.shape[2], settings["BLOCK_C"]))
+    edges = _edges_into_nodes(graph, two_way, x.shape[0])
+    return _launch(spline.spline_conv, grid, (x, weights, table, corner, *edges, out, stride), settings)
+
+
+def spline_weight_gradient(
+    x: Tensor, g: Tensor, table: Tensor, corner: Tensor, stride: int, graph: Sequence[Tensor], two_way: int
+) -> Tensor:
+    """See `ponita.ops.reference.spline_weight_gradient`."""
+    sender, receiver, *_ = graph
+    settings = spline_settings("spline_weight_gradient", *x.shape[1:], x.dtype)
+    out = _empty(x, (*corner.shape, 16))
+    arguments = (x, g, table, corner, sender, receiver, out, stride, corner.shape[0], two_way)
+    return _launch(
+        spline.spline_weight_gradient, (triton.cdiv(corner.numel(), settings["BLOCK_R"]),), arguments, settings
+    )
+
+
+def spline_table_gradient(
+    x: Tensor,
+    g: Tensor,
+    weights: Tensor,
+    corner: Tensor,
+    stride: int,
+    num_nodes: int,
+    graph: Sequence[Tensor],
+    two_way: int,
+) -> Tensor:
+    """See `ponita.ops.reference.spline_table_gradient`. Samples are sorted by corner; a program owns a corner."""
+    sender, receiver, *_ = graph
+    out = _empty(x, (num_nodes, x.shape[2]))
+    if not corner.numel():
+        return out.zero_()
+    ordered, order = torch.sort(corner.flatten(), stable=True)
+    starts = torch.searchsorted(ordered, torch.arange(num_nodes + 1, dtype=corner.dtype, device=corner.device))
+    sums = _empty(x, (num_nodes, 16, x.shape[2]), accumulate=True)
+    settings = spline_settings("spline_tap_sums", *x.shape[1:], x.dtype)
+    grid = (num_nodes, triton.cdiv(x.shape[2], settings["BLOCK_C"]))
+    _launch(spline.spline_tap_sums, grid, (x, g, weights, order, starts, sender, receiver, sums, two_way), settings)
+    settings = spline_settings("spline_fold_taps", *x.shape[1:], x.dtype)
+    grid = (num_nodes, triton.cdiv(x.shape[2], settings["BLOCK_C"]))
+    return _launch(spline.spline_fold_taps, grid, (sums, out, stride), settings)
+
+
+def pair_settings(orientations: int, channels: int, dtype: torch.dtype) -> dict[str, Any]:
+    """Constants of the pair family's kernels: a row [O, C] is two opposite halves, or one piece if O is odd."""
+    halves = 1 if orientations % 2 else 2
+    half = orientations * channels // halves
+    block = _block(half, 256)
+    return {"HALVES": halves, "HALF": half, "BLOCK": block, "ACC": _accumulator(dtype), "num_warps": block // 128 or 1}
+
+
+def stream_settings(name: str, orientations: int, channels: int, basis: int, dtype: torch.dtype) -> dict[str, Any]:
+    """Constants of a kernel of the stream family."""
+    settings = {
+        "NUM_O": orientations,
+        "NUM_C": channels,
+        "NUM_B": basis,
+        "ACC": _accumulator(dtype),
+        **_precision(dtype),
+    }
+    rows, most_channels, most_basis = STREAM_TILES[name][dtype]
+    blocks = {"BLOCK_C": _block(channels, most_channels), "BLOCK_B": _block(basis, most_basis)}
+    if name == "basis_conv":
+        blocks["BLOCK_O"] = min(triton.next_power_of_2(orientations), 4)
+        blocks["BLOCK_E"] = min(rows // blocks["BLOCK_O"], 32)
+    else:
+        blocks["BLOCK_R"] = rows
+    return {**settings, **blocks, "num_warps": 8, "num_stages": 3}
+
+
+def spline_settings(name: str, orientations: int, channels: int, dtype: torch.dtype) -> dict[str, Any]:
+    """Constants of a kernel of the spline family."""
+    sizes = {"NUM_O": orientations, "NUM_C": channels, "BLOCK_C": _block(channels, 128), "ACC": _accumulator(dtype)}
+    if name == "spline_conv":
+        sizes["BLOCK_O"] = min(triton.next_power_of_2(orientations), 4)
+    elif name == "spline_weight_gradient":
+        sizes |= {"BLOCK_R": 16, "BLOCK_C": _block(channels, 32 if dtype == torch.float64 else 128)}
+    elif name == "spline_tap_sums":
+        sizes |= {"BLOCK_R": 16, **_precision(dtype)}
+    else:
+        del sizes["NUM_O"]
+    return {**sizes, "num_warps": 4}
+
+
+def _block(size: int, largest: int) -> int:
+    """The power of two, of 16 to `largest`, that holds `size` if one does."""
+    return min(max(triton.next_power_of_2(size), 16), largest)
+
+
+def _accumulator(dtype: torch.dtype) -> tl.dtype:
+    if dtype not in ACCUMULATOR:
+        names = ", ".join(str(d).removeprefix("torch.") for d in ACCUMULATOR)
+        raise ValueError(f"the Triton kernels have no {dtype}; expected one of {names}, or use backend='torch'.")
+    return TRITON_DTYPE[ACCUMULATOR[dtype]]
+
+
+def _precision(dtype: torch.dtype) -> dict[str, str]:
+    return {"PRECISION": FLOAT32_PRECISION if dtype == torch.float32 else "ieee"}
+
+
+def _empty(like: Tensor, shape: Sequence[int], accumulate: bool = False) -> Tensor:
+    """A contiguous result, in the dtype of the arguments or in that of the sums."""
+    _accumulator(like.dtype)
+    return like.new_empty(shape, dtype=ACCUMULATOR[like.dtype] if accumulate else like.dtype)
+
+
+def _edges_into_nodes(graph: Sequence[Tensor], two_way: int, num_nodes: int) -> Sequence[Tensor]:
+    """CSR offsets, neighbours and slots as `ponita.geometry.edges.incidence` gives them; a CPU graph comes without."""
+    sender, receiver, *rest = graph
+    if rest:
+        return rest[:3]
+    node = torch.cat([receiver, sender[:two_way]])
+    order = torch.argsort(node, stable=True)
+    rowptr = torch.searchsorted(node[order], torch.arange(num_nodes + 1, device=node.device))
+    pairs = torch.arange(sender.shape[0], device=node.device)
+    slot = torch.cat([2 * pairs, 2 * pairs[:two_way] + 1])
+    return rowptr, torch.cat([sender, receiver[:two_way]])[order], slot[order]
+
+
+def _launch(kernel: Any, grid: tuple[int, ...], arguments: Sequence[Tensor | int], settings: dict[str, Any]) -> Tensor:
+    """Run a kernel on contiguous tensors of one device, and return the one it writes: the last.
+
+    Raises:
+        ValueError: for tensors where no kernel runs.
+    """
+    tensors = [value for value in arguments if isinstance(value, Tensor)]
+    device = tensors[0].device
+    if device.type != "cuda" and isinstance(kernel, triton.JITFunction):
+        raise ValueError(
+            f"the Triton kernels run on cuda, the tensors are on {device}; move them, or use backend='torch' "
+            "(or set TRITON_INTERPRET=1 before the import, to interpret the kernels)."
+        )
+    if all(grid):
+        ready = [value.contiguous() if isinstance(value, Tensor) else value for value in arguments]
+        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+            kernel[grid](*ready, **settings)
+    return tensors[-1]
