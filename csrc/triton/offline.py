@@ -62,7 +62,8 @@ def compile_kernel(kernel: Any, settings: dict[str, Any], dtype: torch.dtype) ->
     types = dict.fromkeys(names, f"*{DTYPES[dtype]}") | dict.fromkeys(constants, "constexpr")
     types |= {name: f"*{settings['ACC']}" for name in ("partial", "sums") if name in names}
     types |= {name: TYPES[name] for name in names if name in TYPES}
-    aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if types[name].startswith("*")}
+    pointers = [p.num for p in kernel.params if types[p.name].startswith("*") and not p.do_not_specialize_on_alignment]
+    aligned = {(number,): [["tt.divisibility", 16]] for number in pointers}
     source = ASTSource(kernel, types, constants, aligned)
     compiled = triton.compile(source, target=TARGET, options={**options, "enable_fp_fusion": True})
     registers, spilled = _resources(compiled.asm["cubin"])

@@ -42,7 +42,7 @@ def pair_conv(
     tl.store(out + (node * HALVES + half) * HALF + column, total.to(out.dtype.element_ty), mask=inside)
 
 
-@triton.jit(do_not_specialize=["two_way"])
+@triton.jit(do_not_specialize=["two_way"], do_not_specialize_on_alignment=["sender", "receiver"])
 def pair_product(
     x,
     g,

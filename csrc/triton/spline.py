@@ -50,7 +50,7 @@ def spline_conv(
     tl.store(address, total.to(out.dtype.element_ty), mask=inside)
 
 
-@triton.jit(do_not_specialize=["num_pairs", "two_way"])
+@triton.jit(do_not_specialize=["num_pairs", "two_way"], do_not_specialize_on_alignment=["sender", "receiver"])
 def spline_weight_gradient(
     x,
     g,
@@ -90,7 +90,7 @@ def spline_weight_gradient(
     tl.store(address, total.to(out.dtype.element_ty), mask=valid[:, None])
 
 
-@triton.jit(do_not_specialize=["two_way"])
+@triton.jit(do_not_specialize=["two_way"], do_not_specialize_on_alignment=["sender", "receiver"])
 def spline_tap_sums(
     x,
     g,

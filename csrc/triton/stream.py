@@ -63,7 +63,7 @@ def basis_conv(
     tl.store(address, summed.to(out.dtype.element_ty), mask=(owned < NUM_O)[:, None] & (channel < NUM_C)[None, :])
 
 
-@triton.jit(do_not_specialize=["num_pairs", "two_way"])
+@triton.jit(do_not_specialize=["num_pairs", "two_way"], do_not_specialize_on_alignment=["sender", "receiver"])
 def basis_gradient(
     x,
     g,
@@ -104,7 +104,7 @@ def basis_gradient(
     tl.store(address, total.to(out.dtype.element_ty), mask=valid[:, None] & (b < NUM_B)[None, :])
 
 
-@triton.jit(do_not_specialize=["num_pairs", "two_way", "chunk"])
+@triton.jit(do_not_specialize=["num_pairs", "two_way", "chunk"], do_not_specialize_on_alignment=["sender", "receiver"])
 def weight_gradient(
     x,
     g,
