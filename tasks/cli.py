@@ -1,4 +1,4 @@
-"""The command line: `ponita fit|validate|test|predict --config <file or packaged name>`, `ponita configs`."""
+"""The command line: `ponita fit|validate|test|predict --config <file or packaged name>`, `ponita configs|bench`."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ commands:
   test       measure the test set
   predict    predict on the test set
   configs    list the packaged configurations
+  bench      measure speed and memory against the published form of the network
 
 A configuration is a file or a packaged name; every value can be changed on the command line:
   ponita fit --config nbody/quick --trainer.max_epochs 10 --model.init_args.optimizer.lr 1e-3
@@ -47,11 +48,15 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def run(args: Sequence[str]) -> Any:
-    """Parse, run, and hand back the LightningCLI, for use from Python.
+    """Parse, run, and hand back the LightningCLI (None for `bench`), for use from Python.
 
     Args:
         args: as for `main`.
     """
+    if args[0] == "bench":
+        from ponita.tasks.bench.command import main as bench
+
+        return bench(list(args[1:]))
     from ponita.tasks.lightning_cli import run_command  # here, so that `ponita --help` does not wait for Lightning
 
     return run_command(list(args))

@@ -1,0 +1,167 @@
+"""Make docs/benchmarks.md and docs/benchmarks.png from the JSON files in benchmarks/results.
+
+    python benchmarks/report.py [--results benchmarks/results] [--docs docs]
+
+The files are written by `ponita bench --out benchmarks/results/NAME.json`, and by benchmarks/spline_accuracy.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+
+from ponita.tasks.bench.record import table
+from ponita.tasks.bench.scaling import departure
+from ponita.tasks.pictures import figure
+
+HERE = Path(__file__).resolve().parent
+ALLOWED_DEPARTURE = 0.15
+INTRODUCTION = """# Benchmarks
+
+Made by `python benchmarks/report.py` from the files in `benchmarks/results`; do not edit.
+
+Every variant has the same weights and was checked in float64 before it was timed: mlp variants against the eager
+reference (energies, forces, gradients of a force loss: 1e-8), tabulated ones by their force error (1e-4), spline ones
+against themselves in plain torch and, in their forces, against differences of energies. One that fails is not timed.
+
+*eager* is the published network in ordinary autograd, which stores what the published code stores, for every directed
+edge and self-loop (`tasks/bench/eager.py`). *mlp* evaluates the kernel network for every pair as published ("every edge":
+for both directions of a pair), *spline* on a lattice; *tabulated* is the spline form of an mlp network for inference.
+Kernels end at 5 Å; all edges given are computed, also longer ones.
+
+Times are wall times in float32, in turns in one process; the neighbour search is not in them, sorting edges and matching
+pairs is. A training step is the gradient of a loss on energies and forces in all parameters, without an optimiser. *Kept*
+is the memory that autograd keeps for it (sum of distinct storages), *peak* how far it raised the memory of the process.
+"""
+
+
+def main() -> None:
+    """Read the results, write the page and the picture."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=HERE / "results")
+    parser.add_argument("--docs", type=Path, default=HERE.parent / "docs")
+    arguments = parser.parse_args()
+    records = {path.name: json.loads(path.read_text()) for path in sorted(arguments.results.glob("*.json"))}
+    arguments.docs.mkdir(parents=True, exist_ok=True)
+    (arguments.docs / "benchmarks.md").write_text("\n".join([INTRODUCTION, *page(records)]))
+    for record in records.values():
+        if "scaling" in record.get("cases", {}):
+            draw_scaling(record["cases"]["scaling"], arguments.docs / "benchmarks.png")
+
+
+def page(records: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Lines of the page after its introduction.
+
+    Args:
+        records: by the name of their file.
+    """
+    for name, record in records.items():
+        if "cases" in record:
+            yield from _benchmark(name, record)
+        elif "force_mae_over_mlp" in record:
+            yield from _accuracy(name, record)
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """A table, the first row its head."""
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + "-|" * len(rows[0]), *lines[1:]]) + "\n"
+
+
+def sweep(case: Mapping[str, Any], name: str, measure: str) -> dict[int, float]:
+    """Least seconds by the value of what was varied.
+
+    Args:
+        case: the scaling part of a record.
+        name: "atoms", "neighbours" or "orientations".
+        measure: name of a measure.
+    """
+    parts = ((label.split(), seconds) for label, seconds in case["seconds"].items())
+    return {int(value): min(seconds[measure]) for (sweep_name, value), seconds in parts if sweep_name == name}
+
+
+def draw_scaling(case: Mapping[str, Any], path: Path) -> None:
+    """Times and memory against atoms, neighbours and orientations.
+
+    Args:
+        case: the scaling part of a record.
+        path: PNG to write.
+    """
+    names = [n for n in ("atoms", "neighbours", "orientations") if sweep(case, n, "forward")]
+    with figure(path, columns=len(names)) as axes:
+        for axis, name in zip(axes, names, strict=True):
+            _draw_sweep(axis, case, name)
+
+
+def _draw_sweep(axis: Axes, case: Mapping[str, Any], name: str) -> None:
+    for measure in ("forward", "energy and forces"):
+        points = sweep(case, name, measure)
+        (line,) = axis.plot(list(points), [1e3 * s for s in points.values()], "o-", label=measure)
+        if name == "atoms":
+            mean = sum(s / n for n, s in points.items()) / len(points)
+            axis.plot(list(points), [1e3 * n * mean for n in points], ":", color=line.get_color(), label="proportional")
+    memory = axis.twinx()
+    kept = {int(k.split()[1]): b["saved"] / 2**20 for k, b in case["bytes"].items() if k.split()[0] == name}
+    memory.plot(list(kept), list(kept.values()), "s--", color="0.6", label="kept for a training step")
+    axis.set(xlabel=name, ylabel="ms", title=f"cost against {name}")
+    memory.set_ylabel("MiB")
+    if name == "atoms":
+        for scaled in (axis, memory):
+            scaled.set(xscale="log", yscale="log")
+    axis.legend(frameon=False, loc="upper left")
+    memory.legend(frameon=False, loc="lower right")
+    axis.grid(alpha=0.3, which="both")
+
+
+def _benchmark(name: str, record: Mapping[str, Any]) -> Iterator[str]:
+    machine, versions = record["machine"], record["versions"]
+    yield f"## {name}\n"
+    yield (
+        f"`{record['command']}`, commit {record['commit'] or 'unknown'}; {machine['cpu']} ({machine['instructions']}), "
+        f"{machine['threads']} of {machine['cores']} cores; "
+        + ", ".join(f"{k} {v}" for k, v in versions.items())
+        + ".\n"
+    )
+    for label, case in record["cases"].items():
+        yield f"### {label}\n"
+        sizes = {k: v for k, v in case["sizes"].items() if isinstance(v, int)}
+        yield case["about"] + ("; " + ", ".join(f"{k} = {v}" for k, v in sizes.items()) if sizes else "") + ".\n"
+        yield markdown(table(case))
+        if label == "scaling":
+            yield from _linearity(case)
+        for variant, note in case["notes"].items():
+            yield f"- {variant}: {note}"
+        for variant, reason in case["skipped"].items():
+            yield f"- not measured, {variant}: {reason}"
+        for variant, reason in case["failed"].items():
+            yield f"- **wrong**, {variant}: {reason}"
+        yield ""
+
+
+def _linearity(case: Mapping[str, Any]) -> Iterator[str]:
+    yield "![cost against atoms, neighbours and orientations](benchmarks.png)\n"
+    for measure in ("forward", "energy and forces"):
+        found = departure(sweep(case, "atoms", measure))
+        verdict = "within" if found <= ALLOWED_DEPARTURE else "**outside**"
+        yield f"- {measure}: the cost for an atom departs from its mean by up to {found:.0%}, {verdict} 15 %"
+
+
+def _accuracy(name: str, record: Mapping[str, Any]) -> Iterator[str]:
+    yield f"## {name}\n"
+    yield f"`{record['command']}`: {record['config']}; {record['epochs']} epochs.\n"
+    rows = [("kernel", "seed", "energy MAE (meV)", "force MAE (meV/Å)")]
+    for run in record["runs"]:
+        errors = (f"{run[key]:.2f}" for key in ("energy_mae", "forces_mae"))
+        rows.append((run["kernel"], str(run["seed"]), *errors))
+    yield markdown(rows)
+    ratios = (f"{ratio:.3f} on {nodes} nodes" for nodes, ratio in record["force_mae_over_mlp"].items())
+    yield f"Force error of spline kernels over that of mlp kernels, mean over seeds: {', '.join(ratios)}.\n"
+
+
+if __name__ == "__main__":
+    main()
