@@ -78,6 +78,7 @@ def schnet(inputs: Inputs) -> nn.Module:
 def dimenet(inputs: Inputs) -> nn.Module:
     """DimeNet++ with the sizes of its paper."""
     _require_neighbours(inputs)
+    import_module("torch_sparse")
     from torch_geometric.nn.models import DimeNetPlusPlus
 
     network = DimeNetPlusPlus(WIDTH, 1, 4, 64, 8, 256, 7, 6, cutoff=5.0, max_num_neighbors=1000)
