@@ -84,6 +84,20 @@ def spline_table_gradient(
     return out
 
 
+def orientation_conv(x: Tensor, kernel: Tensor) -> Tensor:
+    """See `ponita.ops.reference.orientation_conv`."""
+    out = torch.empty_like(x, memory_format=torch.contiguous_format)
+    _call("orientation_conv", (x, kernel, *x.shape, out))
+    return out
+
+
+def orientation_product(x: Tensor, g: Tensor) -> Tensor:
+    """See `ponita.ops.reference.orientation_product`."""
+    out = x.new_empty(x.shape[1], *x.shape[1:])
+    _call("orientation_product", (x, g, *x.shape, out))
+    return out
+
+
 def _ends(x: Tensor, graph: Sequence[Tensor], two_way: int) -> tuple[Tensor | int, ...]:
     """The pairs of a graph, and the sizes O and C of a feature row, as the kernels take them."""
     sender, receiver, *_ = graph

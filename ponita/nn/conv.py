@@ -77,7 +77,7 @@ class FiberBundleConv(PointCloudConv):
     def spherical(self, x: Tensor, fiber_basis: Tensor) -> Tensor:
         """The mean over orientations: [N, O, C]."""
         kernel = self._fiber_memo(lambda: self.fiber_kernel(fiber_basis), self.fiber_kernel.weight, fiber_basis)
-        return orientation_conv(x, kernel)
+        return orientation_conv(x, kernel, self.backend)
 
     @torch.no_grad()
     def calibrate(

@@ -94,15 +94,15 @@ def spline_table_gradient(
 
 
 @custom_op("ponita::orientation_conv", mutates_args=())
-def orientation_conv(x: Tensor, kernel: Tensor) -> Tensor:
+def orientation_conv(x: Tensor, kernel: Tensor, backend: str) -> Tensor:
     """See `ponita.ops.reference.orientation_conv`."""
-    return implementation("torch").orientation_conv(x, kernel)
+    return implementation(backend).orientation_conv(x, kernel)
 
 
 @custom_op("ponita::orientation_product", mutates_args=())
-def orientation_product(x: Tensor, g: Tensor) -> Tensor:
+def orientation_product(x: Tensor, g: Tensor, backend: str) -> Tensor:
     """See `ponita.ops.reference.orientation_product`."""
-    return implementation("torch").orientation_product(x, g)
+    return implementation(backend).orientation_product(x, g)
 
 
 @pair_conv.register_fake
@@ -139,7 +139,7 @@ def _(x, g, weights, corner, stride, num_nodes, *_):
 
 
 @orientation_product.register_fake
-def _(x, g):
+def _(x, g, *_):
     return x.new_empty(x.shape[1], x.shape[1], x.shape[2])
 
 
@@ -249,18 +249,18 @@ def _table_gradient(x, g, weights, num_nodes, corner, stride, *rest):
 
 def _orientation_conv_backward(ctx, grad):
     x, kernel = ctx.saved_tensors
-    need_x, need_kernel = ctx.needs_input_grad
+    need_x, need_kernel, _ = ctx.needs_input_grad
     need_kernel = need_kernel and not in_force_pass()
-    grad_x = orientation_conv(grad, kernel.transpose(0, 1)) if need_x else None
-    grad_kernel = orientation_product(x, grad) if need_kernel else None
-    return grad_x, grad_kernel
+    grad_x = orientation_conv(grad, kernel.transpose(0, 1), *ctx.options) if need_x else None
+    grad_kernel = orientation_product(x, grad, *ctx.options) if need_kernel else None
+    return _pad(ctx, grad_x, grad_kernel)
 
 
 def _orientation_product_backward(ctx, grad):
     x, g = ctx.saved_tensors
-    grad_x = orientation_conv(g, grad.transpose(0, 1)) if ctx.needs_input_grad[0] else None
-    grad_g = orientation_conv(x, grad) if ctx.needs_input_grad[1] else None
-    return grad_x, grad_g
+    grad_x = orientation_conv(g, grad.transpose(0, 1), *ctx.options) if ctx.needs_input_grad[0] else None
+    grad_g = orientation_conv(x, grad, *ctx.options) if ctx.needs_input_grad[1] else None
+    return _pad(ctx, grad_x, grad_g)
 
 
 for _operator, _backward in (

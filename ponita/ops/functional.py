@@ -134,15 +134,19 @@ def tap_conv(
 def _cubic_weights(t: Tensor) -> Tensor:
     """The four cubic B-splines that are not zero at fraction t of a cell: [...] -> [..., 4]."""
     s = 1 - t
-    return torch.stack([s**3, 4 - 6 * t**2 + 3 * t**3, 4 - 6 * s**2 + 3 * s**3, t**3], dim=-1) / 6
+    t2, s2 = t * t, s * s
+    t3, s3 = t2 * t, s2 * s
+    return torch.stack([s3, 4 - 6 * t2 + 3 * t3, 4 - 6 * s2 + 3 * s3, t3], dim=-1) / 6
 
 
-def orientation_conv(x: Tensor, kernel: Tensor) -> Tensor:
+def orientation_conv(x: Tensor, kernel: Tensor, backend: str = "auto") -> Tensor:
     """Depthwise convolution over orientations at every point: y[n,p,c] = (1/O) sum_o kernel[o,p,c] x[n,o,c].
 
     Args:
         x: [N, O, C].
         kernel: [O, O, C].
+        backend: "auto" or a name of `ponita.ops.backends`; only "cpp" has kernels of its own for this, all others use
+            torch's batched matrix products.
 
     Shape:
         [N, O, C]
@@ -154,7 +158,8 @@ def orientation_conv(x: Tensor, kernel: Tensor) -> Tensor:
         raise ValueError(f"x has shape {list(x.shape)}; expected [N, O, C].")
     _check_shape("kernel", kernel, (x.shape[1], x.shape[1], x.shape[2]), "[O, O, C]")
     _check_same_dtype(x=x, kernel=kernel)
-    return autograd.orientation_conv(x, kernel)
+    compiled = backends.resolve(backend, x.device.type) == "cpp"
+    return autograd.orientation_conv(x, kernel, "cpp" if compiled else "torch")
 
 
 def _check_features(name: str, x: Tensor, edges: EdgeSet) -> None:

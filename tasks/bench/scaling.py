@@ -49,6 +49,18 @@ def departure(seconds: dict[int, float]) -> float:
     return max(abs(value / mean - 1) for value in each)
 
 
+def departure_from_line(seconds: dict[int, float]) -> float:
+    """The same against a straight line with a constant part, fitted to the relative residuals.
+
+    Args:
+        seconds: time by number of atoms, at least three.
+    """
+    atoms, times = (torch.tensor(list(values), dtype=torch.float64) for values in (seconds, seconds.values()))
+    columns = torch.stack([1 / times, atoms / times], dim=1)
+    line = torch.linalg.lstsq(columns, torch.ones_like(times)[:, None]).solution[:, 0]
+    return float((times / (line[0] + line[1] * atoms) - 1).abs().max())
+
+
 def _case(num_atoms: int, neighbours: int, num_orientations: int) -> Case:
     generator = torch.Generator().manual_seed(num_atoms)
     pos = geometry.jittered_lattice(BOXES[num_atoms], SPACING, generator)

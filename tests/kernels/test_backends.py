@@ -143,6 +143,27 @@ def test_spline_derivatives_are_numerical_derivatives():
     assert torch.autograd.gradcheck(function, inputs) and torch.autograd.gradgradcheck(function, inputs)
 
 
+@pytest.mark.parametrize(("orientations", "channels"), [(1, 1), (5, 3), (12, 33), (20, 128)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_compiled_orientation_kernels_are_those_of_the_reference(orientations, channels, dtype):
+    if "cpp" in backends.unavailable():
+        pytest.skip(backends.unavailable()["cpp"])
+    compiled, tolerance = backends.implementation("cpp"), 1e-5 if dtype == torch.float32 else 1e-13
+    x, g = torch.randn(2, 7, orientations, channels, dtype=dtype)
+    kernel = torch.randn(orientations, orientations, channels, dtype=dtype).transpose(0, 1)
+    for operator, inputs in (("orientation_conv", (x, kernel)), ("orientation_product", (x, g))):
+        ours, expected = (getattr(module, operator)(*inputs) for module in (compiled, reference))
+        torch.testing.assert_close(ours, expected, rtol=tolerance, atol=10 * tolerance)
+    inputs = [t.double().requires_grad_() for t in (x, kernel)]
+    derivatives = []
+    for backend_name in ("torch", "cpp"):
+        value = autograd.orientation_conv(*inputs, backend_name).sin().sum()
+        first = torch.autograd.grad(value, inputs, create_graph=True)
+        derivatives.append([*first, *torch.autograd.grad(sum(d.square().sum() for d in first), inputs)])
+    for expected, ours in zip(*derivatives, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-10)
+
+
 def test_half_precision_is_refused_by_the_compiled_kernels():
     if "cpp" in backends.unavailable():
         pytest.skip(backends.unavailable()["cpp"])

@@ -144,8 +144,8 @@ def test_operators_are_registered_correctly(dtype):
     torch.library.opcheck(autograd.spline_conv, (x, taps, table, corner, 6, *rest))
     torch.library.opcheck(autograd.spline_weight_gradient, (x, g, table, corner, 6, *rest))
     torch.library.opcheck(autograd.spline_table_gradient, (x, g, taps, corner, 6, 24, *rest))
-    torch.library.opcheck(autograd.orientation_conv, (x, fiber))
-    torch.library.opcheck(autograd.orientation_product, (x, g))
+    torch.library.opcheck(autograd.orientation_conv, (x, fiber, "torch"))
+    torch.library.opcheck(autograd.orientation_product, (x, g, "torch"))
 
 
 def test_two_runs_are_bitwise_equal():

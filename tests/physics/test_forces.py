@@ -115,7 +115,7 @@ def test_parameter_gradients_of_a_force_loss_equal_eager_autograd(monkeypatch):
         return torch.zeros_like(x).index_add(0, edges.edge_index[1], flipped * x[edges.edge_index[0]])
 
     monkeypatch.setattr(conv, "pair_conv", eager_pair_conv)
-    monkeypatch.setattr(conv, "orientation_conv", lambda x, k: torch.einsum("noc,opc->npc", x, k) / x.shape[1])
+    monkeypatch.setattr(conv, "orientation_conv", lambda x, k, _: torch.einsum("noc,opc->npc", x, k) / x.shape[1])
     for a, b in zip(ours, force_loss_gradients(potential, pos), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9 * (1 + float(b.abs().max())))
 

@@ -264,6 +264,16 @@ def test_departure_from_a_straight_line():
     assert scaling.departure({100: 1.0, 200: 2.0, 1000: 4.0}) == pytest.approx(0.5)
 
 
+def test_departure_from_a_line_with_a_constant_part():
+    assert scaling.departure_from_line({n: 3.0 + 0.01 * n for n in (100, 300, 1000, 10000)}) == pytest.approx(
+        0, abs=1e-9
+    )
+    quadratic = {n: 1e-4 * n**2 for n in (100, 300, 1000, 10000)}
+    assert scaling.departure_from_line(quadratic) > 0.3
+    scaled = {n: 7 * t for n, t in quadratic.items()}
+    assert scaling.departure_from_line(scaled) == pytest.approx(scaling.departure_from_line(quadratic))
+
+
 def some_record(**times):
     seconds = {name: {"forward": values} for name, values in times.items()}
     return {"machine": {"cpu": "a", "threads": 1}, "cases": {"S2": {"seconds": seconds}}}
