@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 SUFFIX = {torch.float32: "f32", torch.float64: "f64"}
+#: Numbers in the largest tensor from which starting threads (some 50 microseconds each) is worth it.
+THREAD_GRAIN = 1 << 17
 INTEGER, POINTER = ctypes.c_int64, ctypes.c_void_p
 
 
@@ -110,7 +112,7 @@ def _library() -> ctypes.CDLL:
 
 
 def _call(name: str, arguments: Sequence[Tensor | int]) -> None:
-    """Call a kernel on contiguous tensors, with as many threads as torch uses."""
+    """Call a kernel on contiguous tensors, with as many threads as torch uses where there is work for them."""
     dtype = arguments[0].dtype
     if dtype not in SUFFIX:
         raise ValueError(f"the C++ kernels have no {dtype}; expected float32 or float64, or use backend='torch'.")
@@ -118,4 +120,6 @@ def _call(name: str, arguments: Sequence[Tensor | int]) -> None:
     # The contiguous copies must live until the call returns.
     tensors = [value.contiguous() if isinstance(value, Tensor) else value for value in arguments]
     pointers = [POINTER(v.data_ptr()) if isinstance(v, Tensor) else INTEGER(v) for v in tensors]
-    function(*pointers, ctypes.c_int(torch.get_num_threads()))
+    largest = max(value.numel() for value in tensors if isinstance(value, Tensor))
+    threads = torch.get_num_threads() if largest >= THREAD_GRAIN else 1
+    function(*pointers, ctypes.c_int(threads))

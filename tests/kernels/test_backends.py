@@ -93,7 +93,9 @@ def test_strided_arguments_are_read_right(name):
         torch.testing.assert_close(value, expected[operator], rtol=1e-13, atol=1e-13)
 
 
-def test_the_number_of_threads_and_the_run_change_no_bit(name):
+def test_the_number_of_threads_and_the_run_change_no_bit(name, monkeypatch):
+    if name == "cpp":
+        monkeypatch.setattr(backends.implementation("cpp"), "THREAD_GRAIN", 0)
     given = problem("symmetric", 12, 16, torch.float32)
     threads, results = torch.get_num_threads(), []
     try:
