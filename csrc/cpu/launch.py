@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 SUFFIX = {torch.float32: "f32", torch.float64: "f64"}
-#: Numbers in the largest tensor from which starting threads (some 50 microseconds each) is worth it.
-THREAD_GRAIN = 1 << 17
+#: Numbers in the largest tensor from which starting threads is worth it: torch's own threads spin on the cores for a
+#: while after each of its operators, and others have to wait for them.
+THREAD_GRAIN = 1 << 22
 INTEGER, POINTER = ctypes.c_int64, ctypes.c_void_p
 
 
