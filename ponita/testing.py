@@ -29,16 +29,21 @@ class EquivarianceError(NamedTuple):
 
 
 def rotate_inputs(inputs: Mapping[str, Any], rotation: Tensor) -> dict[str, Any]:
-    """Rotate positions, vectors and image shifts about the origin and leave the rest.
+    """Rotate positions, vectors, image shifts and orientations about the origin and leave the rest.
 
     Args:
         inputs: arguments of a network by name.
         rotation: [d, d], may be improper.
     """
-    return {
+    turned = {
         name: rotate(value, rotation) if name in GEOMETRIC_INPUTS and value is not None else value
         for name, value in inputs.items()
     }
+    orientations = inputs.get("orientations")
+    if orientations is not None:  # directions [N, d], or frames [N, d, d] whose columns turn
+        are_frames = orientations.dim() == 3
+        turned["orientations"] = rotation @ orientations if are_frames else rotate(orientations, rotation)
+    return turned
 
 
 @torch.no_grad()
@@ -112,7 +117,7 @@ def _turned_grid(model: nn.Module, rotation: Tensor, active: bool):
         yield
         return
     grid = model.grid
-    model.set_grid(rotate(grid, rotation.to(grid)))
+    model.set_grid(model.space.rotate_grid(grid, rotation))
     try:
         yield
     finally:

@@ -101,6 +101,13 @@ def orientation_product(x: Tensor, g: Tensor) -> Tensor:
     return out
 
 
+def gelu_gradient(x: Tensor, g: Tensor, order: int) -> Tensor:
+    """g times the second or third derivative of GELU at x; see `ponita.ops.activation`."""
+    out = torch.empty_like(x, memory_format=torch.contiguous_format)
+    _call("gelu_gradient", (x, g, x.numel(), order, out))
+    return out
+
+
 def _ends(x: Tensor, graph: Sequence[Tensor], two_way: int) -> tuple[Tensor | int, ...]:
     """The pairs of a graph, and the sizes O and C of a feature row, as the kernels take them."""
     sender, receiver, *_ = graph

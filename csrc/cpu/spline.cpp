@@ -10,19 +10,39 @@ struct Taps {
     int64_t stride, nodes;
 };
 
+// Where the features of a sample are read and its messages added: there and back where the pair stands for two edges.
 template <class T>
-PONITA_INLINE void evaluate(const T *w, const T *table, int64_t corner, int64_t stride, int64_t channels,
-                            T *RESTRICT kernel) {
-    for (int64_t a = 0; a < 4; ++a) {
-        const T *RESTRICT t = table + (corner + a * stride) * channels;
-        const T w0 = w[4 * a], w1 = w[4 * a + 1], w2 = w[4 * a + 2], w3 = w[4 * a + 3];
-        if (a == 0)
-            for (int64_t c = 0; c < channels; ++c)
-                kernel[c] = w0 * t[c] + w1 * t[c + channels] + w2 * t[c + 2 * channels] + w3 * t[c + 3 * channels];
-        else
-            for (int64_t c = 0; c < channels; ++c)
-                kernel[c] += w0 * t[c] + w1 * t[c + channels] + w2 * t[c + 2 * channels] + w3 * t[c + 3 * channels];
-    }
+struct Ends {
+    const T *x, *x_back;
+    T *out, *out_back;
+    bool two_way;
+};
+
+// WIDTH channels of one sample, in registers from the table to the sums.
+template <int WIDTH, class T>
+PONITA_INLINE void sample_block(const T *w, const T *RESTRICT rows, int64_t stride, int64_t channels,
+                                const Ends<T> &ends, int64_t c) {
+    T kernel[WIDTH];
+    for (int q = 0; q < WIDTH; ++q) kernel[q] = w[0] * rows[c + q];
+    for (int a = 0; a < 4; ++a)
+        for (int b = 0; b < 4; ++b) {
+            if (a + b == 0) continue;
+            const T *RESTRICT row = rows + (a * stride + b) * channels + c;
+            for (int q = 0; q < WIDTH; ++q) kernel[q] += w[4 * a + b] * row[q];
+        }
+    T *RESTRICT out = ends.out + c;
+    for (int q = 0; q < WIDTH; ++q) out[q] += kernel[q] * ends.x[c + q];
+    if (!ends.two_way) return;
+    T *RESTRICT back = ends.out_back + c;
+    for (int q = 0; q < WIDTH; ++q) back[q] += kernel[q] * ends.x_back[c + q];
+}
+
+// Samples beyond the cut-off have no weights at all.
+template <class T>
+PONITA_INLINE bool is_empty(const T *w) {
+    T sum = 0;
+    for (int64_t tap = 0; tap < 16; ++tap) sum += w[tap] * w[tap];
+    return sum == 0;
 }
 
 // Product of the features at both ends of a sample, over channels [begin, end): the derivative in its kernel.
@@ -36,27 +56,26 @@ PONITA_INLINE void sample_product(const T *x, const T *g, const Pairs &pairs, co
     for (int64_t c = 0; c < n; ++c) out[c] += x[r + there + c] * g[s + there + c];
 }
 
-template <class T>
-PONITA_INLINE void accumulate(T *RESTRICT out, const T *RESTRICT kernel, const T *RESTRICT x, int64_t n) {
-    for (int64_t c = 0; c < n; ++c) out[c] += kernel[c] * x[c];
-}
-
 // Orientations [begin, end) and, where pairs stand for two edges, their opposites: a thread's own columns.
 template <class T>
 PONITA_INLINE void spline_conv_orientations(const T *x, const T *weights, const T *table, Taps taps, Pairs pairs,
                                             Row row, T *out, int64_t begin, int64_t end) {
-    std::vector<T> buffer(row.channels);
-    T *kernel = buffer.data();
+    constexpr int WIDTH = 32;
+    const int64_t channels = row.channels, blocked = channels / WIDTH * WIDTH;
     const bool both = pairs.two_way > 0 && row.orientations > 1;
     for (int64_t p = 0; p < pairs.count; ++p) {
         const int64_t s = pairs.sender[p] * row.size(), r = pairs.receiver[p] * row.size();
         for (int64_t side = 0; side <= (both ? 1 : 0); ++side)
             for (int64_t i = begin; i < end; ++i) {
                 const int64_t o = side ? row.opposite(i) : i, sample = p * row.orientations + o;
-                evaluate(weights + 16 * sample, table, taps.corner[sample], taps.stride, row.channels, kernel);
-                const int64_t here = o * row.channels, there = row.opposite(o) * row.channels;
-                accumulate(out + r + here, kernel, x + s + here, row.channels);
-                if (p < pairs.two_way) accumulate(out + s + there, kernel, x + r + there, row.channels);
+                const T *w = weights + 16 * sample, *rows = table + taps.corner[sample] * channels;
+                if (is_empty(w)) continue;
+                const int64_t here = o * channels, there = row.opposite(o) * channels;
+                const Ends<T> ends{x + s + here, x + r + there, out + r + here, out + s + there, p < pairs.two_way};
+                for (int64_t c = 0; c < blocked; c += WIDTH)
+                    sample_block<WIDTH>(w, rows, taps.stride, channels, ends, c);
+                for (int64_t c = blocked; c < channels; ++c)
+                    sample_block<1>(w, rows, taps.stride, channels, ends, c);
             }
     }
 }
@@ -96,6 +115,7 @@ PONITA_INLINE void table_channels(const T *x, const T *g, const T *weights, Taps
         for (int64_t o = 0; o < row.orientations; ++o) {
             const int64_t sample = p * row.orientations + o;
             const T *w = weights + 16 * sample;
+            if (is_empty(w)) continue;
             sample_product(x, g, pairs, row, p, o, begin, end, product);
             for (int64_t a = 0; a < 4; ++a)
                 for (int64_t b = 0; b < 4; ++b) {

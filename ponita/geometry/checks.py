@@ -1,4 +1,4 @@
-"""Checks of what users pass in. Shapes and dtypes are always checked; values only where that needs no wait for a GPU."""
+"""Checks of what users pass in: shapes and dtypes always, values only where that needs no wait for a GPU."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import torch
 from torch import Tensor
 
 from ponita.geometry.edges import EdgeSet
+from ponita.geometry.spaces import Space
+
+# Largest deviation of a user's orientations from unit length and orthogonality; far above the rounding of float32.
+ORIENTATION_TOLERANCE = 1e-4
 
 
 def check_positions(pos: Tensor, dim: int, dtype: torch.dtype, space: str) -> None:
@@ -50,14 +54,22 @@ def check_batch(batch: Tensor, num_nodes: int) -> None:
         )
 
 
-def check_displacements(r: Tensor, edges: EdgeSet) -> None:
-    """Raise ValueError if two different points of an edge coincide (their direction is undefined)."""
+def check_displacements(r: Tensor, edges: EdgeSet, node: Tensor | None = None) -> None:
+    """Raise ValueError if two different points of an edge coincide (their direction is undefined).
+
+    Args:
+        r: [P, d] of each pair.
+        edges: between the points.
+        node: [M] the node a point belongs to, where several points stand at one node.
+    """
     if not can_look(r):
         return
     sender, receiver = edges.pair_index
+    if node is not None:
+        sender, receiver = node[sender], node[receiver]
     same = (r == 0).all(1) & (sender != receiver)
     if bool(same.any()):
-        pairs = edges.pair_index[:, same].T[:5].tolist()
+        pairs = torch.stack([sender, receiver])[:, same].T[:5].tolist()
         raise ValueError(
             f"points coincide: distance 0 between points {pairs}; expected distinct positions. "
             "Remove duplicates, or check units and wrapped cells."
@@ -65,7 +77,7 @@ def check_displacements(r: Tensor, edges: EdgeSet) -> None:
 
 
 def check_reach(r: Tensor, radius: float, has_window: bool) -> None:
-    """Raise ValueError if a pair is farther than a lattice of kernels reaches; with a window such pairs do not count."""
+    """Raise ValueError if a pair is farther than a lattice of kernels reaches; with a window such pairs are ignored."""
     if has_window or not can_look(r) or r.numel() == 0:
         return
     longest = float(r.detach().norm(dim=1).max())
@@ -73,6 +85,57 @@ def check_reach(r: Tensor, radius: float, has_window: bool) -> None:
         raise ValueError(
             f"a pair is {longest:.3f} apart, beyond the radius {radius} of the spline kernels; tabulate with a larger "
             "radius, or use a model with a cutoff."
+        )
+
+
+def check_orientations(orientations: Tensor, space: Space, name: str = "grid") -> None:
+    """Raise ValueError unless these are orientations of a space: unit vectors [O, d], or rotations [O, 3, 3] on SE(3).
+
+    Args:
+        orientations: what the user gave.
+        space: the space.
+        name: what the user calls it.
+    """
+    if not space.has_fibre:
+        raise ValueError(f"{name} was given, but space {space.name} has no orientation grid.")
+    expected = (space.dim,) * (2 if space.fibre == "frames" else 1)
+    shape = tuple(orientations.shape)
+    if shape[1:] != expected or shape[:1] in ((), (0,)):
+        letters = ", ".join(map(str, ("O", *expected)))
+        raise ValueError(f"{name} has shape {list(shape)}; expected [{letters}] with O >= 1 for space {space.name}.")
+    if not orientations.is_floating_point():
+        raise ValueError(f"{name} has dtype {orientations.dtype}; expected a floating dtype.")
+    if can_look(orientations):
+        check = _check_rotations if space.fibre == "frames" else _check_unit_vectors
+        check(orientations.detach().double(), name)
+
+
+def _check_unit_vectors(vectors: Tensor, name: str) -> None:
+    length = vectors.norm(dim=1)
+    wrong = ~((length - 1).abs() <= ORIENTATION_TOLERANCE)
+    if bool(wrong.any()):
+        row = int(wrong.nonzero()[0])
+        raise ValueError(
+            f"{name} rows are not unit vectors: row {row} has length {float(length[row]):.6g}; "
+            "divide them by their norm."
+        )
+
+
+def _check_rotations(matrices: Tensor, name: str) -> None:
+    identity = torch.eye(matrices.shape[-1], dtype=matrices.dtype, device=matrices.device)
+    error = (matrices.mT @ matrices - identity).abs().amax((1, 2))
+    wrong = ~(error <= ORIENTATION_TOLERANCE)
+    if bool(wrong.any()):
+        row = int(wrong.nonzero()[0])
+        raise ValueError(
+            f"{name} holds matrices that are not rotations: R^T R of number {row} is off the identity by "
+            f"{float(error[row]):.3g}; the columns are to be orthogonal unit vectors."
+        )
+    mirrored = torch.linalg.det(matrices) < 0
+    if bool(mirrored.any()):
+        raise ValueError(
+            f"{name} holds matrices that are not rotations: number {int(mirrored.nonzero()[0])} has determinant -1, a "
+            "reflection; turn one of its columns round."
         )
 
 

@@ -47,7 +47,9 @@ class EdgeSet:
     num_two_way: int
 
     @classmethod
-    def from_edge_index(cls, edge_index: Tensor, num_nodes: int, edge_shift: Tensor | None = None) -> EdgeSet:
+    def from_edge_index(
+        cls, edge_index: Tensor, num_nodes: int, edge_shift: Tensor | None = None, pairs: bool = True
+    ) -> EdgeSet:
         """Sort edges by receiver and match every edge with its reverse.
 
         Args:
@@ -55,6 +57,7 @@ class EdgeSet:
             num_nodes: N.
             edge_shift: [E, d] added to pos[j] - pos[i], the displacement of a periodic image (Å). The reverse of an
                 edge has the opposite shift.
+            pairs: look for reverses; False where no kernel could be shared.
 
         Raises:
             ValueError: if the shape, the dtype or the range of `edge_index` is wrong.
@@ -69,7 +72,8 @@ class EdgeSet:
         counts = torch.bincount(edges[1], minlength=num_nodes)
         rowptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
         one_sided = cls(edges, num_nodes, order, rowptr, None, *_singletons(edges), edges, order, 0)
-        reverse = _match_reverse(edges, num_nodes, None if edge_shift is None else edge_shift[order])
+        shift = None if edge_shift is None else edge_shift[order]
+        reverse = _match_reverse(edges, num_nodes, shift) if pairs else None
         return one_sided if reverse is None else one_sided._paired(reverse)
 
     @property
@@ -106,6 +110,36 @@ class EdgeSet:
             return self
         pair, flip = _singletons(self.edge_index)
         return replace(self, pair=pair, flip=flip, pair_index=self.edge_index, pair_order=self.order, num_two_way=0)
+
+    @cached_property
+    def without_loops(self) -> tuple[EdgeSet, Tensor | None]:
+        """The edges between different points (and to periodic images), and how many self-loops each point has, [N].
+
+        Self-loops are found where pairs are stored; None where there are none, or edges stand alone.
+        """
+        if self.num_two_way == 0 or self.num_two_way == self.num_pairs:
+            return self, None
+        loops = self.pair_index[0, self.num_two_way :]
+        between = replace(
+            self,
+            pair_index=self.pair_index[:, : self.num_two_way],
+            pair_order=self.pair_order[: self.num_two_way],
+            **self._only(self.pair < self.num_two_way),
+        )
+        return between, torch.bincount(loops, minlength=self.num_nodes)
+
+    def _only(self, keep: Tensor) -> dict[str, Tensor]:
+        """The fields that have a row for each edge, of some edges."""
+        counts = torch.bincount(self.edge_index[1, keep], minlength=self.num_nodes)
+        place = keep.cumsum(0) - 1
+        return {
+            "edge_index": self.edge_index[:, keep],
+            "order": self.order[keep],
+            "rowptr": torch.cat([counts.new_zeros(1), counts.cumsum(0)]),
+            "reverse": place[self.reverse[keep]],
+            "pair": self.pair[keep],
+            "flip": self.flip[keep],
+        }
 
     def to(self, device: torch.device | str) -> EdgeSet:
         """Copy to a device."""

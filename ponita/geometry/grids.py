@@ -32,13 +32,12 @@ class GridQuality(NamedTuple):
     eigenvalues: Tensor
 
 
-def check_num_orientations(num_orientations: int) -> None:
-    """Raises a ValueError unless `num_orientations` is an int of at least 1."""
+def check_num_orientations(
+    num_orientations: int, advice: str = "12 (icosahedron) and 20 (dodecahedron) are good choices"
+) -> None:
+    """Raises a ValueError, which ends in the advice, unless `num_orientations` is an int of at least 1."""
     if isinstance(num_orientations, bool) or not isinstance(num_orientations, int) or num_orientations < 1:
-        raise ValueError(
-            f"num_orientations is {num_orientations!r}, expected an int of at least 1; "
-            "12 (icosahedron) and 20 (dodecahedron) are good choices"
-        )
+        raise ValueError(f"num_orientations is {num_orientations!r}, expected an int of at least 1; {advice}")
 
 
 def sphere_grid(num_orientations: int) -> Tensor:
@@ -93,7 +92,7 @@ def fibonacci_grid(num_orientations: int) -> Tensor:
 
 
 def is_antipodal(grid: Tensor) -> bool:
-    """Whether `grid` `[O, d]` obeys the order `grid[o + O // 2] == -grid[o]`, exactly."""
+    """Whether `grid` `[O, ...]` obeys the order `grid[o + O // 2] == -grid[o]`, exactly."""
     half, odd = divmod(len(grid), 2)
     return half > 0 and not odd and torch.equal(grid[half:], -grid[:half])
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
+
+#: sqrt(2), and the positive root of x^4 = x + 4, by which the two angles of the spiral advance.
+SPIRAL_STEPS = (math.sqrt(2), 1.533751168755204288118041)
 
 
 def random_rotations(
@@ -27,6 +32,28 @@ def random_rotations(
     q = q * r.diagonal(dim1=-2, dim2=-1).sign()[:, None, :]
     last = q[..., -1:] * torch.linalg.det(q)[:, None, None]
     return torch.cat([q[..., :-1], last], dim=-1).to(dtype)
+
+
+def spiral_rotations(count: int) -> Tensor:
+    """Rotations spread evenly over SO(3), the same on every call: a spiral of unit quaternions (Alexa 2022, super-Fibonacci).
+
+    Args:
+        count: number of rotations.
+
+    Shape:
+        [count, 3, 3], float64, on the CPU
+    """
+    turns = torch.arange(count, dtype=torch.float64, device="cpu") + 0.5
+    share = turns / count
+    near, far = share.sqrt(), (1 - share).sqrt()
+    alpha, beta = (2 * math.pi * turns / step for step in SPIRAL_STEPS)
+    a, b, c, w = near * alpha.sin(), near * alpha.cos(), far * beta.sin(), far * beta.cos()
+    rows = (
+        (1 - 2 * (b * b + c * c), 2 * (a * b - c * w), 2 * (a * c + b * w)),
+        (2 * (a * b + c * w), 1 - 2 * (a * a + c * c), 2 * (b * c - a * w)),
+        (2 * (a * c - b * w), 2 * (b * c + a * w), 1 - 2 * (a * a + b * b)),
+    )
+    return torch.stack([torch.stack(row, -1) for row in rows], -2)
 
 
 def rotate(vectors: Tensor, rotations: Tensor, batch: Tensor | None = None) -> Tensor:

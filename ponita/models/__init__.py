@@ -1,8 +1,9 @@
 """Networks, potentials and their checkpoints."""
 
+from ponita.models.average import GridAverage
 from ponita.models.checkpoint import load, save
 from ponita.models.ponita import Output, Ponita
 from ponita.models.potential import EnergyForces, Potential
 from ponita.models.reference import load_reference_checkpoint
 
-__all__ = ["EnergyForces", "Output", "Ponita", "Potential", "load", "load_reference_checkpoint", "save"]
+__all__ = ["EnergyForces", "GridAverage", "Output", "Ponita", "Potential", "load", "load_reference_checkpoint", "save"]

@@ -8,18 +8,29 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ponita.geometry import (
-    EdgeSet,
-    bundle_invariants,
-    distance_invariants,
-    get_space,
-    is_antipodal,
-    orientation_invariants,
-    safe_norm,
-    sphere_grid,
+from ponita.geometry import EdgeSet, get_space, safe_norm
+from ponita.geometry.checks import (
+    check_batch,
+    check_displacements,
+    check_features,
+    check_orientations,
+    check_positions,
+    check_reach,
 )
-from ponita.geometry.checks import check_batch, check_displacements, check_features, check_positions, check_reach
-from ponita.nn import ConvNeXtBlock, FiberBundleConv, KernelBasis, Lift, PointCloudConv, PolynomialCutoff, Readout, pool
+from ponita.models.options import check_options, default_lattice
+from ponita.models.points import Points, bundle_points, cloud_points, product_points
+from ponita.nn import (
+    Basis,
+    ConvNeXtBlock,
+    FiberBundleConv,
+    KernelBasis,
+    Lift,
+    LoopBasis,
+    PointCloudConv,
+    PolynomialCutoff,
+    Readout,
+    pool,
+)
 from ponita.nn.memo import Memo
 from ponita.nn.precision import KeepsFloat64
 from ponita.nn.spline import KernelLattice, SplineBasis
@@ -39,12 +50,12 @@ class Output(NamedTuple):
 
 
 class Ponita(KeepsFloat64):
-    """Message passing in position-orientation space.
+    """Message passing in position-orientation space, on any of its homogeneous spaces.
 
-    Features are functions on a grid of directions at every point, [N, O, C]. Kernels depend on the invariants of a
-    pair alone, so the network is equivariant under translations and under the rotations and reflections that permute
-    the grid, exactly; under other rotations up to the resolution of the grid. On "R3" there is no grid and
-    equivariance is exact.
+    In bundle mode features are functions on a grid of orientations at every point, [N, O, C]. Kernels depend on the
+    invariants of a pair alone, so the network is equivariant under translations and under the rotations that permute the
+    grid, exactly; under other rotations up to the resolution of the grid. In cloud mode every point has an orientation of
+    its own, from the data, and equivariance is exact; as it is on "R2" and "R3", where there are none.
 
     The network uses the edges it is given. The published one always has self-loops: pass them for the same results.
 
@@ -55,10 +66,11 @@ class Ponita(KeepsFloat64):
         out_channels: scalars to return.
         out_vector_channels: vectors to return.
         num_layers: number of blocks.
-        space: "R3xS2" or "R3".
-        num_orientations: O, size of the grid (see `ponita.geometry.sphere_grid`); 12 and 20 are exact under the 60
-            rotations of the icosahedron. Ignored on "R3".
-        mode: "bundle": a grid of orientations at every point.
+        space: "R2", "R3" (distances only, PNITA), "R2xS1" (= SE(2)), "R3xS2", or "SE3" (frames; tells mirror images apart).
+        num_orientations: O, size of the grid (see `Space.make_grid`). 12 and 20 are exact under the 60 rotations of the
+            icosahedron; on "SE3" 12, 24 or 60, the rotations of a solid. Not used on "R2", "R3" and in cloud mode.
+        mode: "bundle": a grid of orientations at every point. "cloud": one orientation at every point, given to
+            `forward`, or one point for every directed edge, oriented along it.
         basis_channels: B, number of basis functions of the kernels.
         degree: degree of the monomials of the invariants.
         cutoff: length (units of the positions) at which kernels vanish; no window where None.
@@ -67,16 +79,22 @@ class Ponita(KeepsFloat64):
         readouts: "all": the mean of a read-out after every block; "last".
         pooling: "sum" or "mean" over the points of each graph, or None for outputs at points.
         kernel: "mlp": the kernel network is evaluated for every pair, as published. "spline": it is evaluated at the
-            nodes of a lattice and interpolated by a C2 spline, in training too, which costs a fraction on a CPU; needs a
-            space with directions and a cutoff (or a radius).
-        lattice: nodes of the spline along o.r and |r_perp|.
-        radius: length of the farthest pair that a spline kernel serves; the cutoff where None.
+            nodes of a lattice and interpolated by a C2 spline, in training too, which costs a fraction on a CPU; needs
+            two invariants (bundles on "R2xS1" and "R3xS2") and a cutoff (or a radius).
         backend: backend of the operators.
         axis_smoothing: length (units of the positions) over which the kink of |r - (o.r)o| on the axis of an
             orientation is rounded, so that energies are smooth there. The published network has 0.
+        lattice: nodes of the spline along both invariants; 64 x 32, or 64 x 64 in the plane, where None.
+        radius: length of the farthest pair that a spline kernel serves; the cutoff where None.
+        invariants: "paper", or "complete": with what tells all different pairs apart, such as the relative azimuth and
+            the handedness of two directions (see `Space.full_invariants`).
+        separable: in bundle mode, one kernel over positions after one over orientations, as published. False: a kernel
+            of a pair and both orientations, O times the work.
+        conditioning_channels: numbers of a graph that the kernels depend on too, such as a noise level.
+        attention_channels: width of the keys and queries of attention over the edges into a point; none where None.
 
     Raises:
-        ValueError: for a value that is not among those named here.
+        ValueError: for a value that is not among those named here, or options that exclude each other.
     """
 
     float64_buffers = ("grid",)
@@ -102,40 +120,59 @@ class Ponita(KeepsFloat64):
         kernel: str = "mlp",
         backend: str = "auto",
         axis_smoothing: float = 0.1,
-        lattice: tuple[int, int] = (64, 32),
+        lattice: tuple[int, int] | None = None,
         radius: float | None = None,
+        invariants: str = "paper",
+        separable: bool = True,
+        conditioning_channels: int = 0,
+        attention_channels: int | None = None,
     ) -> None:
         super().__init__()
         self.config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         self.space = get_space(space)
-        _check_choices(mode=mode, readouts=readouts, pooling=pooling, kernel=kernel)
-        _check_channels(self.config, self.space.has_fibre)
+        check_options(self.config, self.space)
+        lattice = default_lattice(self.space) if lattice is None else lattice
+        self.config["lattice"] = None if lattice is None else list(lattice)
         self.pooling, self.axis_smoothing, self.backend = pooling, axis_smoothing, backends.check(backend)
-        self.config["lattice"] = list(lattice)
 
-        no_grid = torch.zeros(1, self.space.dim, dtype=torch.float64)
-        self.register_buffer("grid", sphere_grid(num_orientations) if self.space.has_fibre else no_grid)
+        self.register_buffer("grid", self.space.make_grid(1 if mode == "cloud" else num_orientations))
         self.register_load_state_dict_post_hook(_after_load)
         self._note_symmetry()
 
         self.window = None if cutoff is None else PolynomialCutoff(cutoff)
-        self.basis = KernelBasis(self.space.num_invariants, hidden_channels, basis_channels, degree)
-        self.fiber_basis = KernelBasis(1, hidden_channels, basis_channels, degree) if self.space.has_fibre else None
-        self.lattice = self._make_lattice() if kernel == "spline" else None
-        self._lattice_memo, self._fiber_memo = Memo(), Memo()
-        self.lift = Lift(in_channels, in_vector_channels, hidden_channels)
-        conv = FiberBundleConv if self.space.has_fibre else PointCloudConv
+        self._make_bases(hidden_channels, basis_channels, degree)
+        components = self.space.vector_components
+        self.lift = Lift(in_channels, in_vector_channels, hidden_channels, components)
+        conv = FiberBundleConv if self.fiber_basis is not None else PointCloudConv
         self.blocks = nn.ModuleList(
-            ConvNeXtBlock(conv(hidden_channels, basis_channels, self.backend), hidden_channels, widening, layer_scale)
+            ConvNeXtBlock(
+                conv(hidden_channels, basis_channels, self.backend, attention_channels),
+                hidden_channels,
+                widening,
+                layer_scale,
+                self.backend,
+            )
             for _ in range(num_layers)
         )
         first_readout = 0 if readouts == "all" else num_layers - 1
         self.readouts = nn.ModuleDict(
             {
-                str(i): Readout(hidden_channels, out_channels, out_vector_channels)
+                str(i): Readout(hidden_channels, out_channels, out_vector_channels, components)
                 for i in range(first_readout, num_layers)
             }
         )
+
+    def _make_bases(self, hidden_channels: int, basis_channels: int, degree: int) -> None:
+        config, space = self.config, self.space
+        complete = config["invariants"] == "complete"
+        factorised = config["mode"] == "bundle" and config["separable"]
+        num_invariants = space.num_invariants if factorised else space.num_full_invariants(complete)
+        sizes = (hidden_channels, basis_channels, degree, self.backend)
+        self.basis = KernelBasis(num_invariants + config["conditioning_channels"], *sizes)
+        has_fiber_kernel = factorised and space.has_fibre
+        self.fiber_basis = KernelBasis(space.num_fiber_invariants(complete), *sizes) if has_fiber_kernel else None
+        self.lattice = self._make_lattice() if config["kernel"] == "spline" else None
+        self._lattice_memo, self._fiber_memo = Memo(), Memo()
 
     def forward(
         self,
@@ -146,6 +183,8 @@ class Ponita(KeepsFloat64):
         batch: Tensor | None = None,
         edge_shift: Tensor | None = None,
         num_graphs: int | None = None,
+        orientations: Tensor | None = None,
+        condition: Tensor | None = None,
     ) -> Output:
         """Evaluate the network.
 
@@ -158,6 +197,9 @@ class Ponita(KeepsFloat64):
             batch: [N] graph of each point; one graph where None.
             edge_shift: [E, d] added to pos[j] - pos[i], in the order of the edges given (periodic images).
             num_graphs: G; counted from `batch` where None.
+            orientations: [N, d] unit vectors, or [N, 3, 3] rotations on "SE3": the orientation of each point in cloud
+                mode. Where None there, every directed edge is a point that looks along it.
+            condition: [G, conditioning_channels] of each graph.
 
         Returns:
             `Output` of [G, ...] tensors, or [N, ...] with pooling=None.
@@ -167,45 +209,101 @@ class Ponita(KeepsFloat64):
                 finite and for points that coincide.
         """
         self._check_inputs(pos, x, vec, batch)
-        edges = edge_index
+        points = self._points(pos, edge_index, edge_shift, orientations)
+        bases = self.kernel_bases(points, self._per_pair(condition, points, batch))
+        axes = points.axes(self.space)
+        h = self.lift(points.of_nodes(x), points.of_nodes(vec), axes)
+        outputs = []
+        for i, block in enumerate(self.blocks):
+            h = block(h, *bases, points.edges)
+            if str(i) in self.readouts:
+                outputs.append(self.readouts[str(i)](h, axes))
+        parts = [torch.stack(part).mean(0) for part in zip(*outputs, strict=True)]
+        if points.node is not None:
+            parts = [pool(part, points.node, pos.shape[0], "mean") for part in parts]
+        return self._pool(*parts, batch, num_graphs)
+
+    def _points(
+        self, pos: Tensor, edges: Tensor | EdgeSet, edge_shift: Tensor | None, orientations: Tensor | None
+    ) -> Points:
+        """Where the features live, by the mode."""
+        if self.config["mode"] == "cloud":
+            if isinstance(edges, EdgeSet):
+                raise ValueError("cloud mode makes edges of its own; pass edge_index [2, E], not an EdgeSet.")
+            if orientations is not None:
+                check_orientations(orientations, self.space, "orientations")
+            return cloud_points(pos, edges, edge_shift, orientations)
+        if orientations is not None:
+            raise ValueError("orientations were given, but the network has a grid of them; use mode='cloud'.")
         if not isinstance(edges, EdgeSet):
             edges = EdgeSet.from_edge_index(edges, pos.shape[0], edge_shift)
         elif edges.num_nodes != pos.shape[0]:
             raise ValueError(f"the EdgeSet is of {edges.num_nodes} points; expected {pos.shape[0]}, the rows of pos.")
-        if not self.stores_pairs:
-            edges = edges.without_pairs()
-        bases = self.kernel_bases(displacements(pos, edges, edge_shift), edges)
-
         grid = self.grid.to(self.dtype)
-        h = self.lift(x, vec, grid)
-        outputs = []
-        for i, block in enumerate(self.blocks):
-            h = block(h, *bases, edges)
-            if str(i) in self.readouts:
-                outputs.append(self.readouts[str(i)](h, grid))
-        scalars, vectors = (torch.stack(parts).mean(0) for parts in zip(*outputs, strict=True))
-        return self._pool(scalars, vectors, batch, num_graphs)
+        if not self.config["separable"]:
+            return product_points(pos, edges, edge_shift, grid)
+        # The nearest point of a lattice is not exactly the kernel at zero, and conditions differ between graphs.
+        split_loops = self.lattice is None and not self.config["conditioning_channels"]
+        return bundle_points(pos, edges, edge_shift, grid, self.stores_pairs, split_loops)
 
-    def kernel_bases(self, r: Tensor, edges: EdgeSet) -> tuple[Tensor | SplineBasis, ...]:
-        """Basis functions of all pairs [P, O, B], or their spline, and, with directions, of orientation pairs [O, O, B].
+    def kernel_bases(self, points: Points, condition: Tensor | None = None) -> tuple[Basis, ...]:
+        """Basis functions of all pairs, [P, O, B] or another `Basis`, and, with a fibre kernel, of orientations [O, O, B].
 
         Args:
-            r: [P, d] displacement of each pair.
-            edges: the graph.
+            points: where the features live.
+            condition: [P, 1, conditioning_channels] or None.
         """
-        check_displacements(r, edges)
-        window = None if self.window is None else self.window(safe_norm(r))
-        if not self.space.has_fibre:
-            return (_windowed(self.basis(distance_invariants(r)), window),)
-        grid = self.grid.to(self.dtype)
-        invariants = bundle_invariants(r, grid, self.axis_smoothing)
-        weights = tuple(self.fiber_basis.parameters())
-        fiber_basis = self._fiber_memo(lambda: self.fiber_basis(orientation_invariants(grid)), self.grid, *weights)
-        if self.lattice is None:
-            return _windowed(self.basis(invariants), window), fiber_basis
-        check_reach(r, self.lattice.radius, self.window is not None)
+        check_displacements(points.r, points.edges, points.node)
+        window = None if self.window is None else self.window(safe_norm(points.r))
+        complete = self.config["invariants"] == "complete"
+        invariants = points.invariants(self.space, complete, self.axis_smoothing)
+        if self.lattice is not None:
+            basis = self._spline_basis(points, invariants, window)
+        else:
+            basis = self._pair_basis(points, invariants, window, condition)
+        if self.fiber_basis is None:
+            return (basis,)
+        grid, weights = points.orientations, tuple(self.fiber_basis.parameters())
+        fiber = self._fiber_memo(
+            lambda: self.fiber_basis(self.space.fiber_invariants(grid, complete)), self.grid, *weights
+        )
+        return basis, fiber
+
+    def _pair_basis(
+        self, points: Points, invariants: Tensor, window: Tensor | None, condition: Tensor | None
+    ) -> Tensor | LoopBasis:
+        if condition is not None:
+            invariants = torch.cat([invariants, condition.expand(*invariants.shape[:2], -1)], dim=-1)
+        basis = self.basis(invariants)
+        if window is not None:
+            basis = basis * window[:, None, None]
+        if points.multiplicity > 1:
+            basis = basis / points.multiplicity
+        if points.loops is None:
+            return basis
+        zero, one = points.r.new_zeros(1, self.space.dim), points.orientations[:1]
+        at_zero = self.basis(self.space.pair_invariants(zero, one, self.axis_smoothing))
+        return LoopBasis(basis, at_zero, points.loops[:, None, None].to(basis.dtype))
+
+    def _spline_basis(self, points: Points, invariants: Tensor, window: Tensor | None) -> SplineBasis:
+        check_reach(points.r, self.lattice.radius, self.window is not None)
         nodes = self._lattice_memo(lambda: self.lattice.coefficients(self.basis), *self.basis.parameters())
-        return SplineBasis(nodes, *self.lattice.taps(invariants, window), self.lattice.stride), fiber_basis
+        return SplineBasis(nodes, *self.lattice.taps(invariants, window), self.lattice.stride)
+
+    def _per_pair(self, condition: Tensor | None, points: Points, batch: Tensor | None) -> Tensor | None:
+        """[P, 1, K]: the condition of the graph that a pair belongs to."""
+        width = self.config["conditioning_channels"]
+        if (condition is None) != (width == 0):
+            given = "missing" if condition is None else "given"
+            raise ValueError(f"condition is {given}, but the network has conditioning_channels={width}.")
+        if condition is None:
+            return None
+        if condition.dim() != 2 or condition.shape[1] != width:
+            raise ValueError(f"condition has shape {list(condition.shape)}; expected [G, {width}].")
+        receiver = points.edges.pair_index[1]
+        node = receiver if points.node is None else points.node.index_select(0, receiver)
+        graph = torch.zeros_like(node) if batch is None else batch.index_select(0, node)
+        return condition.index_select(0, graph)[:, None]
 
     def tabulate(
         self,
@@ -223,15 +321,20 @@ class Ponita(KeepsFloat64):
 
         return tabulate(self, nodes, radius=radius, rtol=rtol, batch=batch)
 
+    def average_over_grids(self, num_grids: int) -> nn.Module:
+        """The mean of the outputs over rotated copies of the grid, with the same weights: closer to equivariant.
+
+        See `ponita.models.average.GridAverage`.
+        """
+        from ponita.models.average import GridAverage
+
+        return GridAverage(self, num_grids)
+
     def _make_lattice(self) -> KernelLattice:
-        config = self.config
+        config, smoothing = self.config, self.axis_smoothing
         radius = config["radius"] if config["cutoff"] is None else config["cutoff"]
-        if not self.space.has_fibre or radius is None:
-            raise ValueError(
-                f"kernel='spline' with space={self.space.name!r}, cutoff={config['cutoff']}, radius={config['radius']}; it "
-                "needs a space with directions and a finite reach: set cutoff."
-            )
-        return KernelLattice(config["lattice"], radius, self.axis_smoothing)
+        across = (-radius, radius) if self.space.fibre == "circle" else (0.0, (radius**2 + smoothing**2) ** 0.5)
+        return KernelLattice(config["lattice"], radius, across)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -239,27 +342,24 @@ class Ponita(KeepsFloat64):
         return self.lift.embedding.weight.dtype
 
     def set_grid(self, grid: Tensor) -> None:
-        """Evaluate on other directions, with the same weights.
+        """Evaluate on other orientations, with the same weights.
 
         Args:
-            grid: [O, d] unit vectors.
+            grid: [O, d] unit vectors, or [O, 3, 3] rotations on "SE3".
 
         Raises:
-            ValueError: on a space without directions, or for rows that are not unit vectors.
+            ValueError: on a space without orientations, in cloud mode, or for rows that are not orientations.
         """
-        if not self.space.has_fibre:
-            raise ValueError(f"space {self.space.name} has no orientation grid.")
-        if grid.dim() != 2 or grid.shape[1] != self.space.dim:
-            raise ValueError(f"grid has shape {list(grid.shape)}; expected [O, {self.space.dim}].")
-        if float((grid.norm(dim=1) - 1).abs().max()) > 1e-4:
-            raise ValueError("grid rows are not unit vectors; divide them by their norm.")
+        if self.config["mode"] == "cloud":
+            raise ValueError("a network in cloud mode has no grid; its orientations come with the points.")
+        check_orientations(grid, self.space)
         self.grid = grid.to(self.grid)
         self.config["num_orientations"] = grid.shape[0]
         self._note_symmetry()
 
     def _note_symmetry(self) -> None:
         """Whether the reverse edge's kernel can be read from the pair's: on R^d always, else on antipodal grids."""
-        self.stores_pairs = not self.space.has_fibre or is_antipodal(self.grid)
+        self.stores_pairs = self.space.reverses(self.grid) and self.config["attention_channels"] is None
 
     def _check_inputs(self, pos: Tensor, x: Tensor | None, vec: Tensor | None, batch: Tensor | None) -> None:
         dtype, config, dim = self.dtype, self.config, self.space.dim
@@ -282,59 +382,5 @@ class Ponita(KeepsFloat64):
         return f"space={self.space.name}, orientations={self.grid.shape[0]}, pooling={self.pooling}"
 
 
-def displacements(pos: Tensor, edges: EdgeSet, edge_shift: Tensor | None = None) -> Tensor:
-    """r = pos[j] - pos[i] + shift of each pair's representative j->i.
-
-    Args:
-        pos: [N, d].
-        edges: the graph.
-        edge_shift: [E, d], in the order of the edges the set was made from.
-
-    Shape:
-        [P, d]
-    """
-    sender, receiver = edges.pair_index
-    r = pos.index_select(0, sender) - pos.index_select(0, receiver)
-    if edge_shift is None:
-        return r
-    if edge_shift.shape != (edges.num_edges, pos.shape[1]):
-        raise ValueError(
-            f"edge_shift has shape {list(edge_shift.shape)}; expected [E, d] = [{edges.num_edges}, {pos.shape[1]}]."
-        )
-    return r + edge_shift.index_select(0, edges.pair_order)
-
-
 def _after_load(model: Ponita, incompatible_keys: object) -> None:
     model._note_symmetry()
-
-
-def _windowed(basis: Tensor, window: Tensor | None) -> Tensor:
-    return basis if window is None else basis * window[:, None, None]
-
-
-def _check_choices(mode: str, readouts: str, pooling: str | None, kernel: str) -> None:
-    allowed = {
-        "mode": ("bundle",),
-        "readouts": ("all", "last"),
-        "pooling": ("sum", "mean", None),
-        "kernel": ("mlp", "spline"),
-    }
-    for name, value in {"mode": mode, "readouts": readouts, "pooling": pooling, "kernel": kernel}.items():
-        if value not in allowed[name]:
-            raise ValueError(f"{name}={value!r} is not implemented; expected one of {list(allowed[name])}.")
-
-
-def _check_channels(config: dict, has_fibre: bool) -> None:
-    for name in ("hidden_channels", "basis_channels", "num_layers", "widening"):
-        if config[name] < 1:
-            raise ValueError(f"{name}={config[name]}; expected at least 1.")
-    for kind in ("in", "out"):
-        scalars, vectors = config[f"{kind}_channels"], config[f"{kind}_vector_channels"]
-        if scalars < 0 or vectors < 0 or scalars + vectors == 0:
-            raise ValueError(
-                f"{kind}_channels={scalars}, {kind}_vector_channels={vectors}; expected at least one channel."
-            )
-        if vectors and not has_fibre:
-            raise ValueError(
-                f"{kind}_vector_channels={vectors} on a space without directions; use space='R3xS2' for vectors."
-            )

@@ -7,6 +7,8 @@ from itertools import combinations_with_replacement
 import torch
 from torch import Tensor, nn
 
+from ponita.ops import backends, gelu
+
 
 class Monomials(nn.Module):
     """The distinct monomials of degree 1 to `degree` in the inputs: (a, b) -> a, b, aa, ab, bb, aaa, aab, abb, bbb.
@@ -78,12 +80,17 @@ class KernelBasis(nn.Module):
         basis_channels: B, number of basis functions.
         degree: highest degree of the monomials.
 
+        backend: backend of the operators.
+
     Shape:
         [..., d] -> [..., B]
     """
 
-    def __init__(self, num_invariants: int, hidden_channels: int, basis_channels: int, degree: int = 3) -> None:
+    def __init__(
+        self, num_invariants: int, hidden_channels: int, basis_channels: int, degree: int = 3, backend: str = "auto"
+    ) -> None:
         super().__init__()
+        self.backend = backends.check(backend)
         self.monomials = Monomials(num_invariants, degree)
         self.linear_1 = nn.Linear(len(self.monomials), hidden_channels)
         self.linear_2 = nn.Linear(hidden_channels, basis_channels)
@@ -98,5 +105,5 @@ class KernelBasis(nn.Module):
             self.linear_1.bias.uniform_(-1, 1).div_(multiplicities.sum().sqrt())
 
     def forward(self, invariants: Tensor) -> Tensor:
-        hidden = nn.functional.gelu(self.linear_1(self.monomials(invariants)))
-        return nn.functional.gelu(self.linear_2(hidden))
+        hidden = gelu(self.linear_1(self.monomials(invariants)), self.backend)
+        return gelu(self.linear_2(hidden), self.backend)

@@ -1,39 +1,61 @@
-"""Values that depend on frozen tensors alone are computed once."""
+"""Values that depend on weights alone are computed once in inference."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class Memo:
-    """Remembers a value until one of the tensors it was computed from is another, or was changed in place.
+    """Remembers a value until one of the tensors it was computed from is another, or was changed.
 
-    While any of them requires a gradient nothing is remembered, so training and gradients in evaluation are as without
-    it: freeze a model (`model.requires_grad_(False)`) to profit. Changes through `tensor.data` are not seen.
+    A gradient that is wanted is never lost: while gradients are recorded and any of the tensors requires one, nothing is
+    remembered. Without gradients (`torch.no_grad`) a value is remembered on the CPU, where the weights are compared with
+    copies, so that a change through `tensor.data` is seen too. On other devices a comparison would wait for the device, and
+    only frozen tensors count (`model.requires_grad_(False)`); changes in place of those are seen, through `.data` not.
     """
 
     def __init__(self) -> None:
         self._tensors: Sequence[Tensor] = ()
-        self._state: object = None
+        self._copies: Sequence[Tensor | None] = ()
+        self._versions: Sequence[tuple] = ()
         self._value: Tensor | None = None
 
     def __call__(self, compute: Callable[[], Tensor], *tensors: Tensor) -> Tensor:
         """The value of `compute`, which must depend on `tensors` alone."""
-        if torch.compiler.is_compiling() or torch.is_inference_mode_enabled():
+        if torch.compiler.is_compiling() or torch.is_inference_mode_enabled() or not all(map(_can_watch, tensors)):
             return compute()
-        if any(t.requires_grad or t.is_inference() for t in tensors):
-            return compute()
-        state = [(t.data_ptr(), t._version, t.dtype) for t in tensors]
-        same = len(tensors) == len(self._tensors) and all(a is b for a, b in zip(tensors, self._tensors, strict=True))
-        if not same or state != self._state:
-            self._tensors, self._state, self._value = tensors, state, compute()
+        if not self._unchanged(tensors):
+            self._tensors, self._versions = tensors, [_version(t) for t in tensors]
+            self._copies = [t.detach().clone() if _is_compared(t) else None for t in tensors]
+            self._value = compute()
         return self._value
+
+    def _unchanged(self, tensors: Sequence[Tensor]) -> bool:
+        if len(tensors) != len(self._tensors) or any(a is not b for a, b in zip(tensors, self._tensors, strict=True)):
+            return False
+        if [_version(t) for t in tensors] != self._versions:
+            return False
+        return all(c is None or torch.equal(t, c) for t, c in zip(tensors, self._copies, strict=True))
 
     def __deepcopy__(self, memo: dict) -> Memo:
         return Memo()
 
     def __reduce__(self) -> tuple:
         return Memo, ()
+
+
+def _can_watch(tensor: Tensor) -> bool:
+    if tensor.is_inference():
+        return False
+    return not tensor.requires_grad or (tensor.device.type == "cpu" and not torch.is_grad_enabled())
+
+
+def _is_compared(tensor: Tensor) -> bool:
+    return tensor.device.type == "cpu" and isinstance(tensor, nn.Parameter)
+
+
+def _version(tensor: Tensor) -> tuple:
+    return tensor.data_ptr(), tensor._version, tensor.dtype

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
+from ponita.nn.lift import as_axes
 from ponita.ops import segment_sum
 
 
@@ -14,19 +16,25 @@ class Readout(nn.Module):
         channels: C.
         out_channels: number of scalars.
         out_vector_channels: number of vectors.
+        vector_components: k, how many components of a vector an orientation gives: 1 along a direction, 3 in a frame.
 
     Shape:
-        x [N, O, C], grid [O, d] -> [N, out_channels], [N, out_vector_channels, d]
+        x [N, O, C], axes [O, d, k] (or a grid [O, d]) or [N, O, d, k] -> [N, out_channels], [N, out_vector_channels, d]
     """
 
-    def __init__(self, channels: int, out_channels: int, out_vector_channels: int) -> None:
+    def __init__(self, channels: int, out_channels: int, out_vector_channels: int, vector_components: int = 1) -> None:
         super().__init__()
-        self.sizes = [out_channels, out_vector_channels]
-        self.linear = nn.Linear(channels, out_channels + out_vector_channels)
+        self.num_vectors = out_vector_channels
+        self.sizes = [out_channels, vector_components * out_vector_channels]
+        self.linear = nn.Linear(channels, sum(self.sizes))
 
-    def forward(self, x: Tensor, grid: Tensor) -> tuple[Tensor, Tensor]:
-        scalars, vectors = self.linear(x).split(self.sizes, dim=-1)
-        return scalars.mean(1), (vectors.transpose(1, 2) @ grid) / grid.shape[0]
+    def forward(self, x: Tensor, axes: Tensor) -> tuple[Tensor, Tensor]:
+        scalars, components = self.linear(x).split(self.sizes, dim=-1)
+        axes = as_axes(axes)
+        components = components.reshape(*components.shape[:2], self.num_vectors, axes.shape[-1])
+        per_point = "n" if axes.dim() == 4 else ""
+        vectors = torch.einsum(f"novk,{per_point}odk->nvd", components, axes)
+        return scalars.mean(1), vectors / axes.shape[-3]
 
 
 def pool(values: Tensor, batch: Tensor, num_graphs: int, mode: str) -> Tensor:

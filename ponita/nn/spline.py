@@ -32,12 +32,12 @@ class SplineBasis(NamedTuple):
 
 
 class KernelLattice(KeepsFloat64):
-    """The half disc o.r in [-radius, radius], |r_perp| in [0, radius] as P x Q nodes.
+    """A rectangle of two invariants as P x Q nodes.
 
     Args:
         nodes: (P, Q), at least 4 each.
-        radius: length (units of the positions) of the farthest pair.
-        smoothing: the model's axis smoothing, by which the second coordinate can exceed the radius.
+        radius: length (units of the positions) of the farthest pair; the first invariant is in [-radius, radius].
+        across: least and greatest value of the second invariant.
 
     Raises:
         ValueError: for fewer nodes, or a radius that is not positive and finite.
@@ -45,18 +45,16 @@ class KernelLattice(KeepsFloat64):
 
     float64_buffers = ("points", "origin", "per_length", "filter_along", "filter_across")
 
-    def __init__(self, nodes: tuple[int, int], radius: float, smoothing: float) -> None:
+    def __init__(self, nodes: tuple[int, int], radius: float, across: tuple[float, float]) -> None:
         super().__init__()
         if len(nodes) != 2 or min(nodes) < 4:
             raise ValueError(f"lattice={tuple(nodes)}; expected two numbers of nodes, at least 4 each.")
         if not 0 < radius < float("inf"):
             raise ValueError(f"radius={radius}; expected a positive, finite length.")
         self.nodes, self.radius = tuple(nodes), float(radius)
-        across = (radius**2 + smoothing**2) ** 0.5
         p, q = self.nodes
-        along, over = (
-            torch.linspace(*ends, n, dtype=torch.float64) for ends, n in (((-radius, radius), p), ((0, across), q))
-        )
+        along = torch.linspace(-radius, radius, p, dtype=torch.float64)
+        over = torch.linspace(*across, q, dtype=torch.float64)
         buffers = {
             "points": torch.cartesian_prod(along, over),
             "origin": torch.stack([along[0], over[0]]),

@@ -137,3 +137,23 @@ def test_incidence_lists_the_edges_into_each_node_and_transposition_those_out_of
     wide = (*ends, 1, 2, 3, 4, 5, 6)
     assert transpose(wide)[2:] == (4, 5, 6, 1, 2, 3) and transpose(wide)[0] is ends[1]
     assert transpose(ends)[1] is ends[0] and len(edges.graph) == 2
+
+
+def test_edges_without_loops_are_those_between_points_and_count_the_loops():
+    edge_index = torch.tensor([[0, 1, 2, 2, 1, 1, 0], [1, 0, 2, 1, 2, 1, 0]])
+    edges = EdgeSet.from_edge_index(edge_index, 4)
+    between, loops = edges.without_loops
+    expected = EdgeSet.from_edge_index(edge_index[:, edge_index[0] != edge_index[1]], 4)
+    assert loops.tolist() == [1, 1, 1, 0]
+    for name in ("edge_index", "rowptr", "reverse", "pair", "flip", "pair_index"):
+        assert torch.equal(getattr(between, name), getattr(expected, name)), name
+    assert torch.equal(edge_index[:, between.pair_order], between.pair_index)
+    assert between.without_loops == (between, None)
+    one_sided = edges.without_pairs()
+    assert one_sided.without_loops == (one_sided, None)
+
+
+def test_reverses_are_not_looked_for_where_they_are_not_wanted():
+    edge_index = torch.tensor([[0, 1], [1, 0]])
+    edges = EdgeSet.from_edge_index(edge_index, 2, pairs=False)
+    assert not edges.is_symmetric and edges.num_pairs == 2 and edges.num_two_way == 0

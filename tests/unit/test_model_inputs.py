@@ -65,8 +65,8 @@ def test_coincident_atoms_are_named_but_self_loops_and_images_are_not(graph):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"space": "R4"}, r"space='R4' is not implemented; choose one of \['R3', 'R3xS2'\]"),
-        ({"mode": "cloud"}, "mode='cloud' is not implemented"),
+        ({"space": "R4"}, r"space='R4' is not implemented; choose one of \['R2', 'R2xS1', 'R3', 'R3xS2', 'SE3'\]"),
+        ({"mode": "mesh"}, "mode='mesh' is not implemented"),
         ({"kernel": "fourier"}, "kernel='fourier' is not implemented; expected one of"),
         (
             {"kernel": "spline"},

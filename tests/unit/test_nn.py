@@ -3,9 +3,10 @@ import torch
 from support.graphs import random_graph, small_ponita
 from torch import nn
 
-from ponita.geometry import EdgeSet, bundle_invariants, orientation_invariants, safe_norm, sphere_grid
+from ponita.geometry import EdgeSet, bundle_invariants, fully_connected, orientation_invariants, safe_norm, sphere_grid
 from ponita.nn import (
     ConvNeXtBlock,
+    EdgeAttention,
     FiberBundleConv,
     KernelBasis,
     Lift,
@@ -16,6 +17,7 @@ from ponita.nn import (
     calibrate,
     pool,
 )
+from ponita.ops import backends, gelu
 
 
 def test_monomials_are_those_of_the_docstring():
@@ -150,3 +152,76 @@ def test_calibration_explains_what_it_cannot_do():
     single = random_graph((1,), loops=False)
     with pytest.raises(ValueError, match=r"standard deviations .* Calibrate on a batch with edges"):
         calibrate(small_ponita(), single)
+
+
+def test_attention_weighs_the_edges_into_a_point_to_one_and_takes_no_pairs():
+    edges = EdgeSet.from_edge_index(fully_connected(torch.zeros(4, dtype=torch.long)), 4)
+    attention, x = EdgeAttention(6, 5).double(), torch.randn(4, 3, 6, dtype=torch.float64)
+    weights = attention(x, edges).detach()
+    total = torch.zeros(4, 3, dtype=torch.float64).index_add_(0, edges.edge_index[1], weights)
+    assert torch.allclose(total, torch.ones_like(total), atol=1e-12) and float(weights.std()) > 1e-3
+    j, i = edges.edge_index[:, 0]
+    logits = [(attention.key(x[s]) * attention.query(x[i])).sum(-1) / 5**0.5 for s in range(4) if s != i]
+    expected = logits[int(j) - int(j > i)].exp() / torch.stack(logits).exp().sum(0)
+    assert torch.allclose(weights[0], expected)
+    conv = PointCloudConv(6, 4, attention_channels=5).double()
+    with pytest.raises(ValueError, match="stored as pairs, but attention differs"):
+        conv(torch.randn(4, 2, 6, dtype=torch.float64), torch.randn(6, 2, 4, dtype=torch.float64), edges)
+
+
+def test_attention_weighs_spline_messages_like_others():
+    options = {"attention_channels": 4, "cutoff": 3.0, "axis_smoothing": 0.1, "pooling": None}
+    model, graph = small_ponita(**options), random_graph((5,))
+    table = model.tabulate((96, 64), batch=graph)
+    assert not model.stores_pairs and table.tabulation.forces < 1e-3
+    plain = small_ponita(cutoff=3.0, pooling=None)
+    plain.load_state_dict(model.state_dict(), strict=False)
+    with torch.no_grad():
+        assert float((plain(**graph).scalars - model(**graph).scalars).abs().max()) > 1e-3
+
+
+def test_kernels_depend_on_the_condition_of_their_graph_alone():
+    graph, condition = random_graph((3, 4)), torch.tensor([[0.1], [0.7]], dtype=torch.float64)
+    for options in (
+        {},
+        {"mode": "cloud"},
+        {"separable": False},
+        {"space": "R3", "in_vector_channels": 0, "out_vector_channels": 0},
+    ):
+        inputs = {k: v for k, v in graph.items() if k != "vec" or options.get("space") != "R3"}
+        model = small_ponita(conditioning_channels=1, **options)
+        first = model(**inputs, condition=condition).scalars
+        second = model(**inputs, condition=condition + torch.tensor([[0.0], [0.5]], dtype=torch.float64)).scalars
+        assert torch.allclose(first[0], second[0], atol=1e-12) and float((first[1] - second[1]).abs().max().detach()) > 1e-4
+    with pytest.raises(ValueError, match="condition is missing, but the network has conditioning_channels=1"):
+        model(**inputs)
+    with pytest.raises(ValueError, match=r"condition has shape \[2, 2\]; expected \[G, 1\]"):
+        model(**inputs, condition=condition.expand(2, 2))
+    with pytest.raises(ValueError, match="condition is given, but the network has conditioning_channels=0"):
+        small_ponita()(**graph, condition=condition)
+
+
+@pytest.mark.parametrize("degree", [2, 3, 4, 5])
+def test_every_derivative_of_gelu_is_that_of_torch(degree):
+    x = torch.linspace(-9, 9, 37, dtype=torch.float64, requires_grad=True)
+    for backend in ("torch", *(name for name in ("cpp",) if name in backends.available())):
+        ours, theirs = gelu(x, backend), torch.nn.functional.gelu(x)
+        for _ in range(degree):
+            (ours,) = torch.autograd.grad(ours, x, torch.ones_like(x), create_graph=True)
+            (theirs,) = torch.autograd.grad(theirs, x, torch.ones_like(x), create_graph=True)
+        assert torch.allclose(ours, theirs, rtol=1e-12, atol=1e-14)
+
+
+def test_gelu_derivatives_pass_through_both_arguments():
+    x = torch.randn(5, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(gelu, (x,))
+    g = torch.randn(5, dtype=torch.float64, requires_grad=True)
+    for order in (1, 2, 3, 4):
+        for backend in backends.available():
+            if backend in ("torch", "cpp"):
+                torch.library.opcheck(torch.ops.ponita.gelu_gradient.default, (x, g, order, backend))
+    single = torch.linspace(-100, 100, 4001, requires_grad=True)
+    (slope,) = torch.autograd.grad(gelu(single), single, torch.ones(4001), create_graph=True)
+    (curvature,) = torch.autograd.grad(slope, single, torch.ones(4001))
+    density = torch.exp(-0.5 * single.double() ** 2) / (2 * torch.pi) ** 0.5
+    assert float((curvature - density * (2 - single.double() ** 2)).abs().max()) < 3e-7
