@@ -65,6 +65,6 @@ __all__ = [
     "rotation_group",
     "safe_norm",
     "sphere_grid",
-    "spiral_rotations",
     "sphere_pose_invariants",
+    "spiral_rotations",
 ]

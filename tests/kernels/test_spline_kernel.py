@@ -157,7 +157,7 @@ def test_tabulation_refuses_what_it_cannot_keep():
     with pytest.raises(ValueError, match=r"on 8 x 8 nodes the relative force error is .*, larger than rtol=1.0e-10"):
         model.tabulate((8, 8), rtol=1e-10)
     assert model.tabulate((64, 48), rtol=1e-2).tabulation.forces < 1e-2
-    with pytest.raises(ValueError, match="needs a space with directions .* and a finite reach"):
+    with pytest.raises(ValueError, match=r"needs a space with directions .* and a finite reach"):
         small_ponita().tabulate()
     fast = small_ponita().tabulate((16, 12), radius=2.0)
     with pytest.raises(ValueError, match=r"a pair is .* apart, beyond the radius 2\.0 of the spline kernels"):
