@@ -27,6 +27,7 @@ from ponita.geometry.invariants import (
 )
 from ponita.geometry.lifting import LiftedGraph, lift_edges
 from ponita.geometry.neighbors import fully_connected, radius_graph
+from ponita.geometry.periodic import NeighborList, batched_neighbors, image_shifts, periodic_neighbors
 from ponita.geometry.rotations import random_rotations, rotate, spiral_rotations
 from ponita.geometry.spaces import SPACES, Space, get_space
 from ponita.geometry.symmetry import grid_symmetry, rotation_group
@@ -36,7 +37,9 @@ __all__ = [
     "EdgeSet",
     "GridQuality",
     "LiftedGraph",
+    "NeighborList",
     "Space",
+    "batched_neighbors",
     "bundle_invariants",
     "check_orientations",
     "circle_grid",
@@ -54,10 +57,12 @@ __all__ = [
     "get_space",
     "grid_quality",
     "grid_symmetry",
+    "image_shifts",
     "is_antipodal",
     "lift_edges",
     "order_antipodally",
     "orientation_invariants",
+    "periodic_neighbors",
     "planar_frames",
     "radius_graph",
     "random_rotations",
