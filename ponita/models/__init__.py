@@ -3,7 +3,18 @@
 from ponita.models.average import GridAverage
 from ponita.models.checkpoint import load, save
 from ponita.models.ponita import Output, Ponita
-from ponita.models.potential import EnergyForces, Potential
+from ponita.models.potential import EnergyForces, EnergyForcesStress, Potential, voigt
 from ponita.models.reference import load_reference_checkpoint
 
-__all__ = ["EnergyForces", "GridAverage", "Output", "Ponita", "Potential", "load", "load_reference_checkpoint", "save"]
+__all__ = [
+    "EnergyForces",
+    "EnergyForcesStress",
+    "GridAverage",
+    "Output",
+    "Ponita",
+    "Potential",
+    "load",
+    "load_reference_checkpoint",
+    "save",
+    "voigt",
+]

@@ -208,6 +208,21 @@ class Ponita(KeepsFloat64):
             ValueError: for inputs of a wrong shape, dtype or range, and on the CPU also for values that are not
                 finite and for points that coincide.
         """
+        scalars, vectors = self.at_points(pos, edge_index, x, vec, batch, edge_shift, orientations, condition)
+        return self._pool(scalars, vectors, batch, num_graphs)
+
+    def at_points(
+        self,
+        pos: Tensor,
+        edge_index: Tensor | EdgeSet,
+        x: Tensor | None = None,
+        vec: Tensor | None = None,
+        batch: Tensor | None = None,
+        edge_shift: Tensor | None = None,
+        orientations: Tensor | None = None,
+        condition: Tensor | None = None,
+    ) -> Output:
+        """The outputs before pooling, [N, ...]; arguments as those of `forward`."""
         self._check_inputs(pos, x, vec, batch)
         points = self._points(pos, edge_index, edge_shift, orientations)
         bases = self.kernel_bases(points, self._per_pair(condition, points, batch))
@@ -221,7 +236,7 @@ class Ponita(KeepsFloat64):
         parts = [torch.stack(part).mean(0) for part in zip(*outputs, strict=True)]
         if points.node is not None:
             parts = [pool(part, points.node, pos.shape[0], "mean") for part in parts]
-        return self._pool(*parts, batch, num_graphs)
+        return Output(*parts)
 
     def _points(
         self, pos: Tensor, edges: Tensor | EdgeSet, edge_shift: Tensor | None, orientations: Tensor | None

@@ -155,7 +155,7 @@ def test_total_energies_keep_their_millielectronvolts_in_float32():
 
 
 def small_part(potential):
-    x = potential.one_hot(NUMBERS, torch.float32)
+    x = torch.nn.functional.one_hot(potential.element_of(NUMBERS), 2).float()
     edges = fully_connected(torch.zeros(5, dtype=torch.long), loops=True)
     return potential.scale * potential.network(METHANE.float(), edges, x=x).scalars[:, 0].double()
 
@@ -190,7 +190,7 @@ def test_unknown_elements_are_named(numbers, message):
 @pytest.mark.parametrize(
     ("network", "elements", "message"),
     [
-        ({"in_channels": 2}, [1, 6, 8], "potential of 3 elements needs in_channels=3, not 2"),
+        ({"in_channels": 2}, [1, 6, 8], "potential of 3 elements and 1 heads needs in_channels=3, not 2"),
         ({"in_channels": 2, "pooling": None}, [1, 6], r"needs pooling=sum"),
         ({"in_channels": 2}, [1, 1], "expected distinct atomic numbers"),
         ({"in_channels": 2}, [1, 200], "expected distinct atomic numbers from 1 to 118"),
