@@ -1,32 +1,25 @@
-"""Importer of weights of the published PONITA code (ebekkers/ponita): a state dict of its bundle or R^n model."""
+"""Importer of weights of the published PONITA code (ebekkers/ponita) and of its rewrites, for every kind of network."""
 
 from __future__ import annotations
 
 import re
 import warnings
 from collections.abc import Mapping
+from typing import Any
 
-import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from ponita.geometry import get_space, order_antipodally
+from ponita.geometry import check_orientations, order_antipodally
 from ponita.models.checkpoint import load_state
 from ponita.models.ponita import Ponita
+from ponita.models.reference_kinds import check_kind, check_pooling
+from ponita.models.reference_names import num_layers, read_published
 from ponita.nn import KernelBasis
-
-_RENAMED = (
-    (r"^(fiber_)?basis_fn\.1\.", r"\1basis.linear_1."),
-    (r"^(fiber_)?basis_fn\.3\.", r"\1basis.linear_2."),
-    (r"^x_embedder\.", r"lift.embedding."),
-    (r"^interaction_layers\.(\d+)\.", r"blocks.\1."),
-    (r"^read_out_layers\.(\d+)\.", r"readouts.\1.linear."),
-)
-# Buffers that hold no weight: the flag of a finished calibration (spelt so) and the window's constants.
-_NOT_WEIGHTS = re.compile(r"(\.callibrated|^windowing_fn\.(p|r_max))$")
 
 
 def load_reference_checkpoint(
-    state_dict: Mapping[str, Tensor],
+    state_dict: Mapping[str, Any],
     *,
     orientation_grid: Tensor | None = None,
     space: str = "R3xS2",
@@ -35,131 +28,130 @@ def load_reference_checkpoint(
     out_vector_channels: int = 0,
     pooling: str | None = "sum",
     degree: int = 3,
+    ema: bool = False,
 ) -> Ponita:
     """Build the network a state dict of the published code describes; in eval mode it gives the same numbers.
 
-    Sizes follow from the shapes. What that code does not store has to be said: the grid, which inputs and outputs are
-    vectors, the pooling. Shift and scale of energies are not stored either. That code adds self-loops to every graph:
-    give the imported network edges with self-loops. Weights of an average kept by its optimiser are not read.
+    Read are the names of ebekkers/ponita, ebekkers/ponita-torch, ebekkers/rapidash-shapenet and Rapidash as in
+    computri/equivariant_model_selection (single scale; a basis shared by several scales looks the same, and is not
+    what is loaded). Sizes follow from the shapes. What that code does not store has to be said: the grid, the space,
+    which inputs and outputs are vectors, the pooling. Shift and scale of energies are not stored either.
+
+    To give the same numbers,
+
+    * edges need self-loops where the published code had them: the main code adds them to every graph, its rewrites make
+      them for fully connected graphs. In cloud mode the lifted graph has its own, and the graph must be symmetric; with
+      a cutoff it must hold every pair within it. Points without edges get zeros, where that code drops the last ones;
+    * a conditioned network gets the level of each graph twice, as the last of its scalars and as `condition` [G, 1];
+    * attention divides by the sum of the weights alone. That code adds 1e-6, after scaling by the largest weight of the
+      batch: its outputs depend on the other graphs, by 1e-6 for even weights and much more for uneven ones.
+
+    Two things cannot be told from a state dict and are other networks. In the plane the kernels of the rewrites are not
+    invariant under rotations: they are refused where names tell, but plain weights of ebekkers/ponita-torch look like
+    those of the main code. And Rapidash on radius graphs windows the invariants, not the kernels.
 
     Args:
-        state_dict: as stored, with or without the prefix "model."; a training checkpoint that holds a "state_dict"
-            is accepted too.
-        orientation_grid: [O, 3] the directions the model was trained with (`transform.ori_grid` there). Without it the
-            package's grid of 20 is used, with a warning: results then agree only up to the resolution of the grids.
-        space: "R3xS2", or "R3" for the model without orientations (PNITA).
-        mode: "bundle".
+        state_dict: as stored, with any prefix of a training module ("model.", "net."); a training checkpoint that holds
+            a "state_dict" is accepted too.
+        orientation_grid: [O, d] the directions the model was trained with (`transform.ori_grid` there; in the plane
+            `circle_grid(O)`). Without it the one in the state dict is used (`ori_grid`, `sphere_grid`), or else the
+            package's grid of 20, with a warning: results then agree only up to the resolution of the grids.
+        space: "R3xS2" or "R2xS1"; "R3" or "R2" for the model without orientations (PNITA).
+        mode: "bundle", or "cloud" for the model with a point for every directed edge (`num_ori=-1` there).
         in_vector_channels: how many of the inputs, the last ones, are vectors.
         out_vector_channels: how many of the outputs, the last ones, are vectors.
         pooling: "sum" for a graph-level task, None for a point-level one.
         degree: highest power of the invariants. The published main code calls this number `degree`; its later
             rewrites count one less for the same network.
+        ema: load the average of the weights that the main code's optimiser keeps, from a whole training checkpoint.
 
     Raises:
         ValueError: if the state dict is not of this architecture, or does not fit the arguments.
     """
-    state = _normalised(state_dict)
-    config = _configuration(state, in_vector_channels, out_vector_channels, degree)
-    model = Ponita(**config, space=space, mode=mode, pooling=pooling, axis_smoothing=0.0)
-    _set_grid(model, orientation_grid, state["x_embedder.weight"].dtype)
-    load_state(model, {**_translated(state, model), "grid": model.grid}, "the reference state dict")
+    published = read_published(state_dict, ema)
+    conditioning_channels = check_kind(published, space, mode, degree)
+    check_pooling(published, pooling)
+    model = Ponita(
+        **_configuration(published.weights, in_vector_channels, out_vector_channels),
+        space=space,
+        mode=mode,
+        degree=degree,
+        cutoff=published.cutoff,
+        pooling=pooling,
+        conditioning_channels=conditioning_channels,
+        axis_smoothing=0.0,
+    ).to(published.weights["lift.embedding.weight"].dtype)
+    if model.fiber_basis is not None or orientation_grid is not None:
+        _set_grid(model, orientation_grid, published.grid)
+    weights = _fitted(published.weights, model)
+    load_state(model, {**weights, "grid": model.grid}, "the reference state dict")
     return model.eval()
 
 
-def _normalised(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Unpack a training checkpoint and drop the prefix of the training module."""
-    inner = state_dict.get("state_dict", state_dict)
-    state = {k.removeprefix("model."): v for k, v in inner.items() if isinstance(v, Tensor)}
-    required = (
-        "basis_fn.1.weight",
-        "basis_fn.3.weight",
-        "x_embedder.weight",
-        "interaction_layers.0.conv.kernel.weight",
-    )
-    missing = [k for k in required if k not in state]
-    if missing:
-        raise ValueError(
-            f"not a state dict of the published PONITA code: {missing} missing, first keys {sorted(state)[:5]}."
-        )
-    return state
-
-
-def _configuration(state: Mapping[str, Tensor], in_vectors: int, out_vectors: int, degree: int) -> dict:
+def _configuration(weights: Mapping[str, Tensor], in_vectors: int, out_vectors: int) -> dict[str, Any]:
     """Arguments of `Ponita` that the shapes tell."""
-    num_layers = 1 + max(int(m[1]) for k in state if (m := re.match(r"interaction_layers\.(\d+)\.", k)))
-    readouts = sorted({int(m[1]) for k in state if (m := re.match(r"read_out_layers\.(\d+)\.", k))})
-    if readouts not in ([num_layers - 1], list(range(num_layers))):
-        raise ValueError(f"read-outs after layers {readouts}; expected all of {num_layers} layers or only the last.")
-    hidden, width_in = state["x_embedder.weight"].shape
-    width_out = state[f"read_out_layers.{readouts[-1]}.weight"].shape[0]
+    layers = num_layers(weights)
+    readouts = sorted({int(m[1]) for k in weights if (m := re.match(r"readouts\.(\d+)\.linear\.weight$", k))})
+    if readouts not in ([layers - 1], list(range(layers))):
+        raise ValueError(f"read-outs after layers {readouts}; expected all of {layers} layers or only the last.")
+    hidden, width_in = weights["lift.embedding.weight"].shape
+    width_out = weights[f"readouts.{readouts[-1]}.linear.weight"].shape[0]
     if in_vectors > width_in or out_vectors > width_out:
         raise ValueError(
-            f"in_vector_channels={in_vectors}, out_vector_channels={out_vectors}, but the weights have {width_in} inputs "
-            f"and {width_out} outputs in all."
+            f"in_vector_channels={in_vectors}, out_vector_channels={out_vectors}, but the weights have {width_in} "
+            f"inputs and {width_out} outputs in all."
         )
+    key, linear = weights.get("blocks.0.conv.attention.key.weight"), weights.get("blocks.0.linear_1.weight")
     return {
         "in_channels": width_in - in_vectors,
         "in_vector_channels": in_vectors,
         "hidden_channels": hidden,
         "out_channels": width_out - out_vectors,
         "out_vector_channels": out_vectors,
-        "num_layers": num_layers,
-        "basis_channels": state["basis_fn.3.weight"].shape[0],
-        "degree": degree,
-        "cutoff": _cutoff(state),
-        "widening": state["interaction_layers.0.linear_1.weight"].shape[0] // hidden,
-        "layer_scale": 1.0 if "interaction_layers.0.layer_scale" in state else None,
-        "readouts": "last" if len(readouts) < num_layers else "all",
+        "num_layers": layers,
+        "basis_channels": weights["basis.linear_2.weight"].shape[0],
+        "widening": 4 if linear is None else linear.shape[0] // hidden,
+        "layer_scale": 1.0 if "blocks.0.layer_scale" in weights else None,
+        "readouts": "last" if len(readouts) < layers else "all",
+        "attention_channels": None if key is None else key.shape[0],
     }
 
 
-def _cutoff(state: Mapping[str, Tensor]) -> float | None:
-    if "windowing_fn.r_max" not in state:
-        return None
-    exponent = float(state.get("windowing_fn.p", torch.tensor(6.0)))
-    if exponent != 6:
-        raise ValueError(f"windowing_fn.p={exponent}; expected 6, the only exponent the published code uses.")
-    return float(state["windowing_fn.r_max"])
-
-
-def _set_grid(model: Ponita, grid: Tensor | None, dtype: torch.dtype) -> None:
-    model.to(dtype)
-    if not get_space(model.space.name).has_fibre:
-        if grid is not None:
-            raise ValueError(f"orientation_grid was given, but space={model.space.name!r} has no orientations.")
+def _set_grid(model: Ponita, given: Tensor | None, stored: Tensor | None) -> None:
+    grid = stored if given is None else given
+    if grid is not None:
+        check_orientations(grid, model.space, "the stored grid" if given is None else "orientation_grid")
+        model.set_grid(order_antipodally(grid))
         return
-    if grid is None:
-        warnings.warn(
-            "orientation_grid is missing: using the 20 directions of the dodecahedron. Outputs agree with the original "
-            "model only up to the resolution of the grids; pass the grid it was trained with for the same numbers.",
-            stacklevel=3,
-        )
-        return
-    model.set_grid(order_antipodally(grid))
+    planar = model.space.fibre == "circle"
+    warnings.warn(
+        f"orientation_grid is missing: using the {model.grid.shape[0]} directions of "
+        f"{'circle_grid(20)' if planar else 'the dodecahedron'}. Outputs agree with the original model only up to the "
+        "resolution of the grids; pass the grid it was trained with for the same numbers"
+        f"{' (circle_grid of the right size)' if planar else ''}.",
+        stacklevel=3,
+    )
 
 
-def _translated(state: Mapping[str, Tensor], model: Ponita) -> dict[str, Tensor]:
-    """Names of this package, and first-layer weights for distinct monomials."""
-    renamed = {}
-    for key, value in state.items():
-        if _NOT_WEIGHTS.search(key):
-            continue
-        for pattern, replacement in _RENAMED:
-            key = re.sub(pattern, replacement, key)
-        renamed[key] = value.detach().clone()
-    for name in ("basis", "fiber_basis"):
-        basis = getattr(model, name)
-        if basis is not None and f"{name}.linear_1.weight" in renamed:
-            renamed[f"{name}.linear_1.weight"] = _fold(basis, renamed[f"{name}.linear_1.weight"], name)
-    return renamed
+def _fitted(weights: Mapping[str, Tensor], model: Ponita) -> dict[str, Tensor]:
+    """First-layer weights for distinct monomials, and bases of the width the model has."""
+    fitted = dict(weights)
+    for name, basis in (("basis", model.basis), ("fiber_basis", model.fiber_basis)):
+        if basis is not None and f"{name}.linear_1.weight" in fitted:
+            fitted[f"{name}.linear_1.weight"] = basis.monomials.fold_tensor_powers(fitted[f"{name}.linear_1.weight"])
+            _widen(fitted, name, basis)
+    return fitted
 
 
-def _fold(basis: KernelBasis, weight: Tensor, name: str) -> Tensor:
-    monomials = basis.monomials
-    expected = sum(monomials.num_inputs**n for n in range(1, monomials.degree + 1))
-    if weight.shape[1] != expected:
+def _widen(weights: dict[str, Tensor], name: str, basis: KernelBasis) -> None:
+    """Give a basis network the hidden width of the model: units that are zero, and stay so when trained."""
+    width, wanted = weights[f"{name}.linear_1.weight"].shape[0], basis.linear_1.out_features
+    if width > wanted:
         raise ValueError(
-            f"{name}_fn.1.weight has {weight.shape[1]} columns; degree={monomials.degree} with {monomials.num_inputs} "
-            f"invariants gives {expected}. Another degree or space, or a model conditioned on a noise level?"
+            f"basis_hidden_dim={width} is larger than hidden_dim={wanted}; expected at most that: the hidden "
+            "layer of the basis functions is as wide as the network here."
         )
-    return monomials.fold_tensor_powers(weight)
+    more = wanted - width
+    paddings = {"linear_1.weight": (0, 0, 0, more), "linear_1.bias": (0, more), "linear_2.weight": (0, more)}
+    for key in (k for k in paddings if more and f"{name}.{k}" in weights):
+        weights[f"{name}.{key}"] = pad(weights[f"{name}.{key}"], paddings[key])

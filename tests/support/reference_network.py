@@ -30,6 +30,9 @@ def random_reference_state(
     layer_scale: float | None = None,
     multiple_readouts: bool = True,
     radius: float | None = None,
+    attributes: int | None = None,
+    attention: int | None = None,
+    basis_hidden: int | None = None,
     prefix: str = "",
     seed: int = 0,
     dtype: torch.dtype = torch.float64,
@@ -39,6 +42,9 @@ def random_reference_state(
     Weights are normal with variance 1 / fan-in. Biases, norm weights and layer scales are random as well, so that
     dropping or swapping any of them changes the output. `layer_scale` only says whether that entry exists; its
     values are of order one because a true 1e-6 would hide every mistake. `radius` adds the window's two buffers.
+    `attributes` is the number of attributes of an edge where it is not that of a bundle (2) or of distances (1): 3 for
+    a conditioned bundle, and for a point cloud, which has `bundle=False`. `attention` is the width of keys and queries.
+    `basis_hidden` is the width inside the basis networks where it is not `hidden`.
     """
     generator = torch.Generator().manual_seed(seed)
     state: State = {}
@@ -51,14 +57,18 @@ def random_reference_state(
         if bias:
             state[f"{name}.bias"] = 0.3 * normal(outputs)
 
-    def basis_mlp(name: str, attributes: int) -> None:
-        linear(f"{name}.1", sum(attributes**power for power in range(1, degree + 1)), hidden)
-        linear(f"{name}.3", hidden, basis)
+    def random_basis(name: str, attributes: int) -> None:
+        width = hidden if basis_hidden is None else basis_hidden
+        linear(f"{name}.1", sum(attributes**power for power in range(1, degree + 1)), width)
+        linear(f"{name}.3", width, basis)
 
     def layer(name: str) -> None:
         linear(f"{name}.conv.kernel", basis, hidden, bias=False)
         if bundle:
             linear(f"{name}.conv.fiber_kernel", basis, hidden, bias=False)
+        if attention is not None:
+            linear(f"{name}.conv.key_transform", hidden, attention)
+            linear(f"{name}.conv.query_transform", hidden, attention)
         state[f"{name}.conv.bias"] = 0.3 * normal(hidden)
         state[f"{name}.conv.callibrated"] = torch.tensor(True)
         linear(f"{name}.linear_1", hidden, widening * hidden)
@@ -68,9 +78,9 @@ def random_reference_state(
         if layer_scale is not None:
             state[f"{name}.layer_scale"] = 0.7 + 0.3 * normal(hidden)
 
-    basis_mlp("basis_fn", 2 if bundle else 1)
+    random_basis("basis_fn", attributes or (2 if bundle else 1))
     if bundle:
-        basis_mlp("fiber_basis_fn", 1)
+        random_basis("fiber_basis_fn", 1)
     if radius is not None:
         state["windowing_fn.p"] = torch.tensor(6.0, dtype=torch.float64)
         state["windowing_fn.r_max"] = torch.tensor(float(radius), dtype=torch.float64)
@@ -94,6 +104,8 @@ def reference_forward(
     out_vectors: int = 0,
     pooling: str | None,
     degree: int = 3,
+    conditioned: bool = False,
+    attention_epsilon: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """Evaluate a saved state in evaluation mode (the published code calibrates in training mode only).
 
@@ -107,6 +119,8 @@ def reference_forward(
         x: [N, in_s] scalars. vec: [N, in_v, d] vectors.
         grid: [O, d] unit vectors. out_vectors: how many of the last output channels are vectors.
         pooling: "sum" over each graph, or None for an answer per point. degree: highest power of the attributes.
+        conditioned: whether the sender's last scalar is an attribute of the edge as well.
+        attention_epsilon: added to the sums of the attention weights; the published code has 1e-6.
 
     Returns:
         Scalars [N or G, out_s] and vectors [N or G, out_v, d].
@@ -125,17 +139,38 @@ def reference_forward(
     send, recv = _edges_with_self_loops(edge_index, len(pos))
     rel = pos[send] - pos[recv]
     attributes = rel.norm(dim=-1, keepdim=True) if grid is None else _bundle_attributes(rel, grid)
-    kernel_basis = _basis_mlp(state, "basis_fn", attributes, degree)
-    window = _window(state, rel.norm(dim=-1))
-    kernel_basis = kernel_basis * window.reshape([-1] + [1] * (kernel_basis.dim() - 1))
-    fiber_basis = None if grid is None else _basis_mlp(state, "fiber_basis_fn", (grid @ grid.T)[:, :, None], degree)
+    if conditioned:
+        attributes = torch.cat([attributes, x[send, None, -1:].expand(-1, len(grid), -1)], dim=-1)
+    kernel_basis = basis_functions(state, "basis_fn", attributes, degree)
+    edge_window = window(state, rel.norm(dim=-1))
+    kernel_basis = kernel_basis * edge_window.reshape([-1] + [1] * (kernel_basis.dim() - 1))
+    fiber_basis = None
+    if grid is not None:
+        fiber_basis = basis_functions(state, "fiber_basis_fn", (grid @ grid.T)[:, :, None], degree)
 
-    h = _lift(x, vec, grid) @ state["x_embedder.weight"].T
+    y = blocks_and_readouts(state, _lift(x, vec, grid), kernel_basis, fiber_basis, send, recv, attention_epsilon)
+    scalars, vectors = _project(y, grid, out_vectors, pos)
+    if pooling is None:
+        return scalars, vectors
+    return sum_graphs(scalars, batch), sum_graphs(vectors, batch)
+
+
+def blocks_and_readouts(
+    state: State,
+    inputs: Tensor,
+    kernel_basis: Tensor,
+    fiber_basis: Tensor | None,
+    send: Tensor,
+    recv: Tensor,
+    attention_epsilon: float = 0.0,
+) -> Tensor:
+    """The embedding, the blocks, and the mean of the read-outs there are, before any projection."""
+    h = inputs @ state["x_embedder.weight"].T
     readouts = []
-    layers = 1 + max(int(key.split(".")[1]) for key in state if key.startswith("interaction_layers."))
-    for index in range(layers):
+    count = 1 + max(int(key.split(".")[1]) for key in state if key.startswith("interaction_layers."))
+    for index in range(count):
         name = f"interaction_layers.{index}"
-        y = _convolution(state, f"{name}.conv", h, kernel_basis, fiber_basis, send, recv)
+        y = _convolution(state, f"{name}.conv", h, kernel_basis, fiber_basis, send, recv, attention_epsilon)
         y = _layer_norm(y, state[f"{name}.norm.weight"], state[f"{name}.norm.bias"])
         y = _linear(state, f"{name}.linear_2", _gelu(_linear(state, f"{name}.linear_1", y)))
         if f"{name}.layer_scale" in state:
@@ -143,12 +178,7 @@ def reference_forward(
         h = h + y
         if f"read_out_layers.{index}.weight" in state:
             readouts.append(_linear(state, f"read_out_layers.{index}", h))
-    y = sum(readouts) / len(readouts)
-
-    scalars, vectors = _project(y, grid, out_vectors, pos)
-    if pooling is None:
-        return scalars, vectors
-    return _sum_graphs(scalars, batch), _sum_graphs(vectors, batch)
+    return sum(readouts) / len(readouts)
 
 
 def _edges_with_self_loops(edge_index: Tensor, points: int) -> tuple[Tensor, Tensor]:
@@ -176,13 +206,13 @@ def _polynomials(a: Tensor, degree: int) -> Tensor:
     return torch.cat(powers, dim=-1)
 
 
-def _basis_mlp(state: State, name: str, attributes: Tensor, degree: int) -> Tensor:
+def basis_functions(state: State, name: str, attributes: Tensor, degree: int) -> Tensor:
     """Powers, linear, GELU, linear, GELU: the second activation is there too."""
     hidden = _gelu(_linear(state, f"{name}.1", _polynomials(attributes, degree)))
     return _gelu(_linear(state, f"{name}.3", hidden))
 
 
-def _window(state: State, dists: Tensor) -> Tensor:
+def window(state: State, dists: Tensor) -> Tensor:
     """[E] polynomial cutoff of the distance, or ones where the saved model has no window. It multiplies the basis."""
     if "windowing_fn.r_max" not in state:
         return torch.ones_like(dists)
@@ -204,15 +234,34 @@ def _lift(x: Tensor | None, vec: Tensor | None, grid: Tensor | None) -> Tensor:
 
 
 def _convolution(
-    state: State, name: str, h: Tensor, kernel_basis: Tensor, fiber_basis: Tensor | None, send: Tensor, recv: Tensor
+    state: State,
+    name: str,
+    h: Tensor,
+    kernel_basis: Tensor,
+    fiber_basis: Tensor | None,
+    send: Tensor,
+    recv: Tensor,
+    attention_epsilon: float,
 ) -> Tensor:
     """Kernel times the sender's features summed at the receiver; then the mean over orientations; then the bias."""
     kernel = kernel_basis @ state[f"{name}.kernel.weight"].T
-    y = torch.zeros_like(h).index_add(0, recv, kernel * h[send])
+    messages = kernel * h[send]
+    if f"{name}.key_transform.weight" in state:
+        messages = messages * _attention(state, name, h, send, recv, attention_epsilon)
+    y = torch.zeros_like(h).index_add(0, recv, messages)
     if fiber_basis is not None:
         fiber_kernel = fiber_basis @ state[f"{name}.fiber_kernel.weight"].T
         y = torch.einsum("noc,opc->npc", y, fiber_kernel) / h.shape[1]
     return y + state[f"{name}.bias"]
+
+
+def _attention(state: State, name: str, h: Tensor, send: Tensor, recv: Tensor, epsilon: float) -> Tensor:
+    """[E, O, 1]: softmax over the edges into a point, at each orientation; exponents relative to the largest of all."""
+    keys, queries = _linear(state, f"{name}.key_transform", h), _linear(state, f"{name}.query_transform", h)
+    logits = torch.einsum("eoa,eoa->eo", keys[send], queries[recv]) / math.sqrt(keys.shape[-1])
+    weights = torch.exp(logits - logits.max())
+    total = torch.stack([weights[recv == point].sum(dim=0) for point in range(len(h))]) + epsilon
+    return (weights / total[recv])[:, :, None]
 
 
 def _project(y: Tensor, grid: Tensor | None, out_vectors: int, pos: Tensor) -> tuple[Tensor, Tensor]:
@@ -224,7 +273,7 @@ def _project(y: Tensor, grid: Tensor | None, out_vectors: int, pos: Tensor) -> t
     return y[..., :out_scalars].mean(dim=1), vectors
 
 
-def _sum_graphs(values: Tensor, batch: Tensor | None) -> Tensor:
+def sum_graphs(values: Tensor, batch: Tensor | None) -> Tensor:
     """Sum, not mean, over the points of each graph."""
     if batch is None:
         return values.sum(dim=0, keepdim=True)

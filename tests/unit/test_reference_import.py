@@ -110,9 +110,9 @@ def test_a_missing_grid_is_said():
 @pytest.mark.parametrize(
     ("change", "arguments", "message"),
     [
-        ({}, {"degree": 4}, "has 14 columns; degree=4 with 2 invariants gives 30"),
+        ({}, {"degree": 4}, "has 14 columns .* do not go with degree=4; pass degree=3"),
         ({}, {"in_vector_channels": 5}, "in_vector_channels=5.*3 inputs"),
-        ({}, {"space": "R3", "orientation_grid": None}, "1 invariants gives 3"),
+        ({}, {"space": "R3", "orientation_grid": None}, "a bundle of orientations, not space='R3'"),
         ({"windowing_fn.p": torch.tensor(5.0), "windowing_fn.r_max": torch.tensor(3.0)}, {}, "windowing_fn.p=5.0"),
         (
             {"basis_fn.1.weight": None},
