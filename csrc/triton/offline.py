@@ -18,7 +18,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from ponita.csrc.triton import launch, pair, spline, stream
+from ponita.csrc.triton import launch, pair, second, spline, stream
 
 TARGET = GPUTarget("cuda", 90, 32)
 SHARED_LIMIT, REGISTER_LIMIT = 227 * 1024, 255
@@ -26,7 +26,13 @@ ORIENTATIONS, BASIS, CHANNELS = 20, 256, 128
 DTYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.float64: "fp64"}
 #: Types of the arguments that are no pointers to values in the storage dtype.
 TYPES = {name: "*i64" for name in ("rowptr", "neighbor", "slot", "sender", "receiver", "order", "starts")}
+TYPES |= dict.fromkeys(("back_rowptr", "back_neighbor", "back_slot"), "*i64")
 TYPES |= dict.fromkeys(("two_way", "num_pairs", "chunk", "stride"), "i32") | {"corner": "*i32"}
+#: The launches of `second_conv` to compile: of a force loss on two-way pairs and on a one-sided graph, of all terms.
+SECOND_CONV_FLAGS = [
+    {"X_TERM": True, "BASIS_TERM": True, "WEIGHT_TERM": weight, "BOTH": both}
+    for weight, both in ((False, True), (False, False), (True, True))
+]
 
 
 class Usage(NamedTuple):
@@ -50,6 +56,10 @@ def kernels(dtype: torch.dtype) -> Iterator[tuple[Any, dict[str, Any]]]:
         yield getattr(pair, name), launch.pair_settings(ORIENTATIONS, CHANNELS, dtype)
     for name in ("basis_conv", "basis_gradient", "weight_gradient"):
         yield getattr(stream, name), launch.stream_settings(name, ORIENTATIONS, CHANNELS, BASIS, dtype)
+    for flags in SECOND_CONV_FLAGS:
+        yield second.second_conv, launch.second_conv_settings(ORIENTATIONS, CHANNELS, BASIS, dtype, **flags)
+    for name in ("second_basis_gradient", "second_weight_gradient"):
+        yield getattr(second, name), launch.stream_settings(name, ORIENTATIONS, CHANNELS, BASIS, dtype)
     for name in ("spline_conv", "spline_weight_gradient", "spline_tap_sums", "spline_fold_taps"):
         yield getattr(spline, name), launch.spline_settings(name, ORIENTATIONS, CHANNELS, dtype)
 
@@ -67,7 +77,8 @@ def compile_kernel(kernel: Any, settings: dict[str, Any], dtype: torch.dtype) ->
     source = ASTSource(kernel, types, constants, aligned)
     compiled = triton.compile(source, target=TARGET, options={**options, "enable_fp_fusion": True})
     registers, spilled = _resources(compiled.asm["cubin"])
-    return Usage(kernel.__name__, DTYPES[dtype], registers, spilled, compiled.metadata.shared)
+    flags = [name.removesuffix("_TERM").lower() for name in constants if settings[name] is True]
+    return Usage(" ".join([kernel.__name__, *flags]), DTYPES[dtype], registers, spilled, compiled.metadata.shared)
 
 
 def _resources(cubin: bytes) -> tuple[int, int]:
@@ -89,13 +100,13 @@ def main() -> int:
     """
     if not isinstance(pair.pair_conv, triton.JITFunction):
         raise ValueError("TRITON_INTERPRET is set, and interpreted kernels are not compiled; unset it.")
-    print(f"{'kernel':24}{'dtype':8}{'registers':>10}{'spilled':>10}{'shared':>10}")
+    print(f"{'kernel':32}{'dtype':8}{'registers':>10}{'spilled':>10}{'shared':>10}")
     usages = []
     for dtype in DTYPES:
         for kernel, settings in kernels(dtype):
             usages.append(compile_kernel(kernel, settings, dtype))
             name, letters, *numbers = usages[-1]
-            print(f"{name:24}{letters:8}" + "".join(f"{n:10}" for n in numbers), "" if usages[-1].fits else " too much")
+            print(f"{name:32}{letters:8}" + "".join(f"{n:10}" for n in numbers), "" if usages[-1].fits else " too much")
     return int(not all(usage.fits for usage in usages))
 
 

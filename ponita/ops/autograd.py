@@ -12,9 +12,16 @@ import torch
 from torch import Tensor
 from torch.library import custom_op
 
-from ponita.geometry.edges import transpose
 from ponita.ops.backends import implementation
+from ponita.ops.context import pad, save_inputs, saved
 from ponita.ops.force_pass import in_force_pass
+from ponita.ops.stream import (  # noqa: F401  (all registered operators can be had here)
+    basis_conv,
+    basis_conv_backward,
+    basis_conv_double_backward,
+    basis_gradient,
+    weight_gradient,
+)
 
 
 @custom_op("ponita::pair_conv", mutates_args=())
@@ -27,24 +34,6 @@ def pair_conv(x: Tensor, kernel: Tensor, graph: Sequence[Tensor], two_way: int, 
 def pair_product(x: Tensor, g: Tensor, graph: Sequence[Tensor], two_way: int, backend: str) -> Tensor:
     """See `ponita.ops.reference.pair_product`."""
     return implementation(backend).pair_product(x, g, graph, two_way)
-
-
-@custom_op("ponita::basis_conv", mutates_args=())
-def basis_conv(x: Tensor, basis: Tensor, weight: Tensor, graph: Sequence[Tensor], two_way: int, backend: str) -> Tensor:
-    """See `ponita.ops.reference.basis_conv`."""
-    return implementation(backend).basis_conv(x, basis, weight, graph, two_way)
-
-
-@custom_op("ponita::basis_gradient", mutates_args=())
-def basis_gradient(x: Tensor, g: Tensor, weight: Tensor, graph: Sequence[Tensor], two_way: int, backend: str) -> Tensor:
-    """See `ponita.ops.reference.basis_gradient`."""
-    return implementation(backend).basis_gradient(x, g, weight, graph, two_way)
-
-
-@custom_op("ponita::weight_gradient", mutates_args=())
-def weight_gradient(x: Tensor, g: Tensor, basis: Tensor, graph: Sequence[Tensor], two_way: int, backend: str) -> Tensor:
-    """See `ponita.ops.reference.weight_gradient`."""
-    return implementation(backend).weight_gradient(x, g, basis, graph, two_way)
 
 
 @custom_op("ponita::spline_conv", mutates_args=())
@@ -106,7 +95,6 @@ def orientation_product(x: Tensor, g: Tensor, backend: str) -> Tensor:
 
 
 @pair_conv.register_fake
-@basis_conv.register_fake
 @spline_conv.register_fake
 @orientation_conv.register_fake
 def _(x, *_):
@@ -116,16 +104,6 @@ def _(x, *_):
 @pair_product.register_fake
 def _(x, g, graph, *_):
     return x.new_empty(graph[0].shape[0], *x.shape[1:])
-
-
-@basis_gradient.register_fake
-def _(x, g, weight, graph, *_):
-    return x.new_empty(graph[0].shape[0], x.shape[1], weight.shape[1])
-
-
-@weight_gradient.register_fake
-def _(x, g, basis, *_):
-    return x.new_empty(x.shape[2], basis.shape[2])
 
 
 @spline_weight_gradient.register_fake
@@ -143,74 +121,24 @@ def _(x, g, *_):
     return x.new_empty(x.shape[1], x.shape[1], x.shape[2])
 
 
-def _save_inputs(ctx, inputs, output):
-    """Keep tensors and the graph's tensors for `backward`, and the plain numbers as `ctx.options`."""
-    tensors = [value for value in inputs if isinstance(value, Tensor)]
-    graph = next((value for value in inputs if isinstance(value, list | tuple)), ())
-    ctx.options = [value for value in inputs if isinstance(value, int | str)]
-    ctx.num_tensors = len(tensors)
-    ctx.no_gradients = [[None] * len(value) if isinstance(value, list | tuple) else None for value in inputs]
-    ctx.save_for_backward(*tensors, *graph)
-
-
-def _saved(ctx):
-    """The tensors; the graph; and the graph with its edges turned round."""
-    saved = ctx.saved_tensors
-    graph = saved[ctx.num_tensors :]
-    return saved[: ctx.num_tensors], graph, transpose(graph)
-
-
-def _pad(ctx, *gradients):
-    """Gradients of the leading floating arguments, None for the rest."""
-    return (*gradients, *ctx.no_gradients[len(gradients) :])
-
-
 def _pair_conv_backward(ctx, grad):
-    (x, kernel), graph, back = _saved(ctx)
+    (x, kernel), graph, back = saved(ctx)
     need_x, need_kernel, *_ = ctx.needs_input_grad
     grad_x = pair_conv(grad, kernel, back, *ctx.options) if need_x else None
     grad_kernel = pair_product(x, grad, graph, *ctx.options) if need_kernel else None
-    return _pad(ctx, grad_x, grad_kernel)
+    return pad(ctx, grad_x, grad_kernel)
 
 
 def _pair_product_backward(ctx, grad):
-    (x, g), graph, back = _saved(ctx)
+    (x, g), graph, back = saved(ctx)
     need_x, need_g, *_ = ctx.needs_input_grad
     grad_x = pair_conv(g, grad, back, *ctx.options) if need_x else None
     grad_g = pair_conv(x, grad, graph, *ctx.options) if need_g else None
-    return _pad(ctx, grad_x, grad_g)
-
-
-def _basis_conv_backward(ctx, grad):
-    (x, basis, weight), graph, back = _saved(ctx)
-    need_x, need_basis, need_weight, *_ = ctx.needs_input_grad
-    need_weight = need_weight and not in_force_pass()
-    grad_x = basis_conv(grad, basis, weight, back, *ctx.options) if need_x else None
-    grad_basis = basis_gradient(x, grad, weight, graph, *ctx.options) if need_basis else None
-    grad_weight = weight_gradient(x, grad, basis, graph, *ctx.options) if need_weight else None
-    return _pad(ctx, grad_x, grad_basis, grad_weight)
-
-
-def _basis_gradient_backward(ctx, grad):
-    (x, g, weight), graph, back = _saved(ctx)
-    need_x, need_g, need_weight, *_ = ctx.needs_input_grad
-    grad_x = basis_conv(g, grad, weight, back, *ctx.options) if need_x else None
-    grad_g = basis_conv(x, grad, weight, graph, *ctx.options) if need_g else None
-    grad_weight = weight_gradient(x, g, grad, graph, *ctx.options) if need_weight else None
-    return _pad(ctx, grad_x, grad_g, grad_weight)
-
-
-def _weight_gradient_backward(ctx, grad):
-    (x, g, basis), graph, back = _saved(ctx)
-    need_x, need_g, need_basis, *_ = ctx.needs_input_grad
-    grad_x = basis_conv(g, basis, grad, back, *ctx.options) if need_x else None
-    grad_g = basis_conv(x, basis, grad, graph, *ctx.options) if need_g else None
-    grad_basis = basis_gradient(x, g, grad, graph, *ctx.options) if need_basis else None
-    return _pad(ctx, grad_x, grad_g, grad_basis)
+    return pad(ctx, grad_x, grad_g)
 
 
 def _spline_conv_backward(ctx, grad):
-    (x, weights, table, corner), graph, back = _saved(ctx)
+    (x, weights, table, corner), graph, back = saved(ctx)
     stride, *rest = ctx.options
     need_x, need_weights, need_table, *_ = ctx.needs_input_grad
     need_table = need_table and not in_force_pass()
@@ -218,29 +146,29 @@ def _spline_conv_backward(ctx, grad):
     grad_x = spline_conv(grad, weights, table, *turned) if need_x else None
     grad_weights = spline_weight_gradient(x, grad, table, *ends) if need_weights else None
     grad_table = _table_gradient(x, grad, weights, table.shape[0], *ends) if need_table else None
-    return _pad(ctx, grad_x, grad_weights, grad_table)
+    return pad(ctx, grad_x, grad_weights, grad_table)
 
 
 def _spline_weight_gradient_backward(ctx, grad):
-    (x, g, table, corner), graph, back = _saved(ctx)
+    (x, g, table, corner), graph, back = saved(ctx)
     stride, *rest = ctx.options
     need_x, need_g, need_table, *_ = ctx.needs_input_grad
     ends, turned = (corner, stride, graph, *rest), (corner, stride, back, *rest)
     grad_x = spline_conv(g, grad, table, *turned) if need_x else None
     grad_g = spline_conv(x, grad, table, *ends) if need_g else None
     grad_table = _table_gradient(x, g, grad, table.shape[0], *ends) if need_table else None
-    return _pad(ctx, grad_x, grad_g, grad_table)
+    return pad(ctx, grad_x, grad_g, grad_table)
 
 
 def _spline_table_gradient_backward(ctx, grad):
-    (x, g, weights, corner), graph, back = _saved(ctx)
+    (x, g, weights, corner), graph, back = saved(ctx)
     stride, _, *rest = ctx.options
     need_x, need_g, need_weights, *_ = ctx.needs_input_grad
     ends, turned = (corner, stride, graph, *rest), (corner, stride, back, *rest)
     grad_x = spline_conv(g, weights, grad, *turned) if need_x else None
     grad_g = spline_conv(x, weights, grad, *ends) if need_g else None
     grad_weights = spline_weight_gradient(x, g, grad, *ends) if need_weights else None
-    return _pad(ctx, grad_x, grad_g, grad_weights)
+    return pad(ctx, grad_x, grad_g, grad_weights)
 
 
 def _table_gradient(x, g, weights, num_nodes, corner, stride, *rest):
@@ -253,26 +181,23 @@ def _orientation_conv_backward(ctx, grad):
     need_kernel = need_kernel and not in_force_pass()
     grad_x = orientation_conv(grad, kernel.transpose(0, 1), *ctx.options) if need_x else None
     grad_kernel = orientation_product(x, grad, *ctx.options) if need_kernel else None
-    return _pad(ctx, grad_x, grad_kernel)
+    return pad(ctx, grad_x, grad_kernel)
 
 
 def _orientation_product_backward(ctx, grad):
     x, g = ctx.saved_tensors
     grad_x = orientation_conv(g, grad.transpose(0, 1), *ctx.options) if ctx.needs_input_grad[0] else None
     grad_g = orientation_conv(x, grad, *ctx.options) if ctx.needs_input_grad[1] else None
-    return _pad(ctx, grad_x, grad_g)
+    return pad(ctx, grad_x, grad_g)
 
 
 for _operator, _backward in (
     (pair_conv, _pair_conv_backward),
     (pair_product, _pair_product_backward),
-    (basis_conv, _basis_conv_backward),
-    (basis_gradient, _basis_gradient_backward),
-    (weight_gradient, _weight_gradient_backward),
     (spline_conv, _spline_conv_backward),
     (spline_weight_gradient, _spline_weight_gradient_backward),
     (spline_table_gradient, _spline_table_gradient_backward),
     (orientation_conv, _orientation_conv_backward),
     (orientation_product, _orientation_product_backward),
 ):
-    _operator.register_autograd(_backward, setup_context=_save_inputs)
+    _operator.register_autograd(_backward, setup_context=save_inputs)

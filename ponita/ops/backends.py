@@ -2,7 +2,8 @@
 
 Every backend is a module with the operators of `ponita.ops.reference` under the same names and signatures:
 "torch" is that module and runs everywhere; "scatter" has the segment sums of torch-scatter; "cpp" are the compiled
-kernels for the CPU; "triton" those for CUDA devices.
+kernels for the CPU; "triton" those for CUDA devices. The derivatives of `basis_conv` are composed of the pair family
+where a module has none.
 """
 
 from __future__ import annotations

@@ -18,13 +18,16 @@ senders and receivers [P] of the pairs; and `two_way`, the number of leading pai
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor
 
+from ponita.geometry.edges import transpose
 from ponita.ops.segment import segment_sum
 
 SegmentSum = Callable[[Tensor, Tensor, int], Tensor]
+PairOperator = Callable[[Tensor, Tensor, Sequence[Tensor], int], Tensor]
 NUM_TAPS = 4  # nodes in each direction that a cubic spline reads
 
 
@@ -68,7 +71,109 @@ def basis_gradient(x: Tensor, g: Tensor, weight: Tensor, graph: Sequence[Tensor]
 
 def weight_gradient(x: Tensor, g: Tensor, basis: Tensor, graph: Sequence[Tensor], two_way: int) -> Tensor:
     """dT/dweight: -> [C, B]."""
-    return pair_product(x, g, graph, two_way).flatten(0, 1).T @ basis.flatten(0, 1)
+    return _over_samples(pair_product(x, g, graph, two_way), basis)
+
+
+def basis_conv_backward(
+    x: Tensor,
+    basis: Tensor,
+    weight: Tensor,
+    g: Tensor,
+    wanted: Sequence[bool],
+    graph: Sequence[Tensor],
+    two_way: int,
+    conv: PairOperator = pair_conv,
+    product: PairOperator = pair_product,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of T(g, x, basis weight^T) in x [N, O, C], basis [P, O, B] and weight [C, B].
+
+        dx = conv^T(g, basis weight^T),    dbasis = q(x, g) weight,    dweight = q(x, g)^T basis
+
+    with conv^T the `pair_conv` on the transposed graph, q the pair product, and a sum over samples (p, o) in dweight.
+    Empty tensors stand for those that are not `wanted`; `conv` and `product` for `pair_conv` and `pair_product`.
+    """
+    need_x, need_basis, need_weight = wanted
+    made = product(x, g, graph, two_way) if need_basis or need_weight else x.new_empty(0)
+    return (
+        conv(g, basis @ weight.T, transpose(graph), two_way) if need_x else x.new_empty(0),
+        made @ weight if need_basis else x.new_empty(0),
+        _over_samples(made, basis) if need_weight else x.new_empty(0),
+    )
+
+
+def basis_conv_double_backward(
+    x: Tensor,
+    basis: Tensor,
+    weight: Tensor,
+    g: Tensor,
+    hx: Tensor | None,
+    hbasis: Tensor | None,
+    hweight: Tensor | None,
+    wanted: Sequence[bool],
+    graph: Sequence[Tensor],
+    two_way: int,
+    conv: PairOperator = pair_conv,
+    product: PairOperator = pair_product,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients in x, basis, weight and g of <basis_conv_backward(x, basis, weight, g), (hx, hbasis, hweight)>.
+
+    That is the derivative of T along the cotangents: with k1 = basis weight^T, k2 = hbasis weight^T + basis hweight^T,
+    the function T(g, hx, k1) + T(g, x, k2), and therefore
+
+        dx      = conv^T(g, k2)                        dg      = conv(hx, k1) + conv(x, k2)
+        dbasis  = q(hx, g) weight + q(x, g) hweight    dweight = q(hx, g)^T basis + q(x, g)^T hbasis
+
+    whether a pair stands for one edge or two, as conv, conv^T and the pair product q are derivatives of the same T. For
+    a pair of two edges one row of k2 makes the terms of dg and dx at both its ends, for it is the row that either edge
+    reads at one end for dg, and the other at that end, in the opposite direction, for dx:
+
+        dg[r, o]     += k2[p, o] x[s, o]            dx[r, o + h] += k2[p, o] g[s, o + h]
+        dg[s, o + h] += k2[p, o] x[r, o + h]        dx[s, o]     += k2[p, o] g[r, o]
+
+    Args:
+        x: [N, O, C].
+        basis: [P, O, B].
+        weight: [C, B].
+        g: [N, O, C].
+        hx: cotangent of dx, None for zero.
+        hbasis: cotangent of dbasis, None for zero.
+        hweight: cotangent of dweight, None for zero.
+        wanted: which gradients to make: only those that have a term that is not zero. The others are empty tensors.
+        graph: see above.
+        two_way: see above.
+        conv: what stands for `pair_conv`.
+        product: what stands for `pair_product`.
+    """
+    need_x, need_basis, need_weight, need_g = wanted
+    k1 = basis @ weight.T if need_g and hx is not None else None
+    k2 = _sum_of(_kernel, (hbasis, weight), (basis, hweight)) if need_x or need_g else None
+    with_hx = hx is not None and (need_basis or need_weight)
+    with_x = (hweight is not None and need_basis) or (hbasis is not None and need_weight)
+    moved = product(hx, g, graph, two_way) if with_hx else None
+    made = product(x, g, graph, two_way) if with_x else None
+    back = transpose(graph)
+    gradients = (
+        _sum_of(lambda features, k: conv(features, k, back, two_way), (g, k2)) if need_x else None,
+        _sum_of(torch.matmul, (moved, weight), (made, hweight)) if need_basis else None,
+        _sum_of(_over_samples, (moved, basis), (made, hbasis)) if need_weight else None,
+        _sum_of(lambda features, k: conv(features, k, graph, two_way), (hx, k1), (x, k2)) if need_g else None,
+    )
+    return tuple(x.new_empty(0) if gradient is None else gradient for gradient in gradients)
+
+
+def _kernel(basis: Tensor, weight: Tensor) -> Tensor:
+    return basis @ weight.T
+
+
+def _over_samples(product: Tensor, basis: Tensor) -> Tensor:
+    """[P, O, C], [P, O, B] -> [C, B]."""
+    return product.flatten(0, 1).T @ basis.flatten(0, 1)
+
+
+def _sum_of(form: Callable[[Tensor, Tensor], Tensor], *pairs: tuple[Tensor | None, Tensor | None]) -> Tensor | None:
+    """The sum of form(a, b) over the pairs without a None, None if there is no such pair."""
+    values = [form(a, b) for a, b in pairs if a is not None and b is not None]
+    return reduce(torch.add, values) if values else None
 
 
 def tap_nodes(corner: Tensor, stride: int) -> Tensor:
