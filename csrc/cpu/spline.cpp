@@ -104,26 +104,42 @@ PONITA_INLINE void weight_rows(const T *x, const T *g, const T *table, Taps taps
         }
 }
 
+// WIDTH channels of one sample: the product of the features at its ends, added to its 16 rows of the table's gradient.
+template <int WIDTH, class T>
+PONITA_INLINE void scatter_block(const T *w, T *rows, int64_t stride, int64_t channels,
+                                 const Ends<const T> &ends, int64_t c) {
+    T product[WIDTH];
+    for (int q = 0; q < WIDTH; ++q) product[q] = ends.x[c + q] * ends.out[c + q];
+    if (ends.two_way)
+        for (int q = 0; q < WIDTH; ++q) product[q] += ends.x_back[c + q] * ends.out_back[c + q];
+    for (int a = 0; a < 4; ++a)
+        for (int b = 0; b < 4; ++b) {
+            T *RESTRICT row = rows + (a * stride + b) * channels + c;
+            const T weight = w[4 * a + b];
+            for (int q = 0; q < WIDTH; ++q) row[q] += weight * product[q];
+        }
+}
+
 // Channels [begin, end) of the whole table are a thread's own.
 template <class T>
 PONITA_INLINE void table_channels(const T *x, const T *g, const T *weights, Taps taps, Pairs pairs, Row row, T *out,
                                   int64_t begin, int64_t end) {
-    const int64_t n = end - begin;
-    std::vector<T> buffer(n);
-    T *RESTRICT product = buffer.data();
-    for (int64_t p = 0; p < pairs.count; ++p)
+    constexpr int WIDTH = 32;
+    const int64_t channels = row.channels, blocked = begin + (end - begin) / WIDTH * WIDTH;
+    for (int64_t p = 0; p < pairs.count; ++p) {
+        const int64_t s = pairs.sender[p] * row.size(), r = pairs.receiver[p] * row.size();
         for (int64_t o = 0; o < row.orientations; ++o) {
             const int64_t sample = p * row.orientations + o;
             const T *w = weights + 16 * sample;
             if (is_empty(w)) continue;
-            sample_product(x, g, pairs, row, p, o, begin, end, product);
-            for (int64_t a = 0; a < 4; ++a)
-                for (int64_t b = 0; b < 4; ++b) {
-                    T *RESTRICT t = out + (taps.corner[sample] + a * taps.stride + b) * row.channels + begin;
-                    const T weight = w[4 * a + b];
-                    for (int64_t c = 0; c < n; ++c) t[c] += weight * product[c];
-                }
+            const int64_t here = o * channels, there = row.opposite(o) * channels;
+            const Ends<const T> ends{x + s + here, x + r + there, g + r + here, g + s + there, p < pairs.two_way};
+            T *rows = out + taps.corner[sample] * channels;
+            for (int64_t c = begin; c < blocked; c += WIDTH)
+                scatter_block<WIDTH>(w, rows, taps.stride, channels, ends, c);
+            for (int64_t c = blocked; c < end; ++c) scatter_block<1>(w, rows, taps.stride, channels, ends, c);
         }
+    }
 }
 
 }  // namespace ponita
