@@ -3,22 +3,39 @@
 
 namespace ponita {
 
-// out[n,p,c] = (1/O) sum_o kernel[o,p,c] x[n,o,c] for nodes [begin, end).
+// WIDTH channels of one receiving orientation at NODES nodes, in registers: a kernel row is read once for all of them.
+template <int NODES, int WIDTH, class T>
+PONITA_INLINE void conv_block(const T *RESTRICT x, const T *RESTRICT kernel, Row row, T *RESTRICT out) {
+    const int64_t orientations = row.orientations, channels = row.channels;
+    T sum[NODES][WIDTH] = {};
+    for (int64_t o = 0; o < orientations; ++o)
+        for (int n = 0; n < NODES; ++n)
+            for (int q = 0; q < WIDTH; ++q)
+                sum[n][q] += kernel[o * row.size() + q] * x[n * row.size() + o * channels + q];
+    const T scale = T(1) / static_cast<T>(orientations);
+    for (int n = 0; n < NODES; ++n)
+        for (int q = 0; q < WIDTH; ++q) out[n * row.size() + q] = scale * sum[n][q];
+}
+
+template <int NODES, class T>
+PONITA_INLINE void conv_group(const T *x, const T *kernel, Row row, T *out) {
+    constexpr int WIDTH = 32;
+    const int64_t channels = row.channels, blocked = channels / WIDTH * WIDTH;
+    for (int64_t p = 0; p < row.orientations; ++p) {
+        const T *k = kernel + p * channels;
+        T *y = out + p * channels;
+        for (int64_t c = 0; c < blocked; c += WIDTH) conv_block<NODES, WIDTH>(x + c, k + c, row, y + c);
+        for (int64_t c = blocked; c < channels; ++c) conv_block<NODES, 1>(x + c, k + c, row, y + c);
+    }
+}
+
+// out[n,p,c] = (1/O) sum_o kernel[o,p,c] x[n,o,c] for nodes [begin, end). A node's sum has one order, whatever its group.
 template <class T>
 PONITA_INLINE void conv_nodes(const T *x, const T *kernel, Row row, T *out, int64_t begin, int64_t end) {
-    const int64_t orientations = row.orientations, channels = row.channels;
-    const T scale = T(1) / static_cast<T>(orientations);
-    for (int64_t n = begin; n < end; ++n)
-        for (int64_t p = 0; p < orientations; ++p) {
-            T *RESTRICT y = out + n * row.size() + p * channels;
-            for (int64_t c = 0; c < channels; ++c) y[c] = 0;
-            for (int64_t o = 0; o < orientations; ++o) {
-                const T *RESTRICT k = kernel + (o * orientations + p) * channels;
-                const T *RESTRICT v = x + n * row.size() + o * channels;
-                for (int64_t c = 0; c < channels; ++c) y[c] += k[c] * v[c];
-            }
-            for (int64_t c = 0; c < channels; ++c) y[c] *= scale;
-        }
+    constexpr int NODES = 4;
+    int64_t n = begin;
+    for (; n + NODES <= end; n += NODES) conv_group<NODES>(x + n * row.size(), kernel, row, out + n * row.size());
+    for (; n < end; ++n) conv_group<1>(x + n * row.size(), kernel, row, out + n * row.size());
 }
 
 // out[o,p,c] = (1/O) sum_n x[n,o,c] g[n,p,c] for rows o in [begin, end).

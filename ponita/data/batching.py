@@ -1,9 +1,17 @@
-"""Graphs to batches."""
+"""Graphs to batches, and the edges of batches to devices."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ponita.geometry.edges import EdgeSet, incidence
+from ponita.geometry.neighbors import fully_connected
 
 if TYPE_CHECKING:
     from torch_geometric.data import Batch, Data
@@ -35,3 +43,60 @@ def collate(graphs: Sequence[Data]) -> Batch:
                 f"in {dim}; train on one space at a time."
             )
     return Batch.from_data_list(list(graphs))
+
+
+@lru_cache(maxsize=8)
+def complete_edges(sizes: tuple[int, ...], loops: bool, pairs: bool = True) -> EdgeSet:
+    """All pairs of points of the same graph, on the CPU; made once for batches of the same sizes.
+
+    Args:
+        sizes: points of each graph.
+        loops: include the edges i->i.
+        pairs: store every pair once; False for networks that need a kernel for every edge.
+    """
+    batch = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+    edges = EdgeSet.from_edge_index(fully_connected(batch, loops=loops), batch.numel())
+    return edges if pairs else edges.without_pairs()
+
+
+@lru_cache(maxsize=4)
+def place_edges(edges: EdgeSet, device: torch.device) -> EdgeSet:
+    """Edges on a device, with all that a network reads of them: made there, it would wait for the device.
+
+    The same edges are copied once.
+
+    Args:
+        edges: on the CPU.
+        device: where the positions are.
+    """
+    return edges if edges.pair_index.device == device else copy_edges(edges, device)
+
+
+def copy_edges(edges: EdgeSet, device: torch.device) -> EdgeSet:
+    """A copy as `place_edges` makes it, that shares no tensor with another.
+
+    Args:
+        edges: on the CPU.
+        device: of the copy.
+    """
+    between, loops = edges.without_loops
+    placed = _placed(edges, device)
+    alone = placed if between is edges else _placed(between, device)
+    vars(placed)["without_loops"] = (alone, None if loops is None else to_device(loops, device))
+    return placed
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A copy that a CUDA device is not waited for: from page-locked memory."""
+    pinned = tensor.pin_memory() if device.type == "cuda" and tensor.device.type == "cpu" else tensor
+    return pinned.to(device, non_blocking=True, copy=True)
+
+
+def _placed(edges: EdgeSet, device: torch.device) -> EdgeSet:
+    """A copy that knows its `graph`, as it is on devices other than the CPU."""
+    values = {field.name: getattr(edges, field.name) for field in fields(edges)}
+    placed = replace(edges, **{k: to_device(v, device) for k, v in values.items() if isinstance(v, Tensor)})
+    ends, two_way, nodes = tuple(edges.pair_index), edges.num_two_way, edges.num_nodes
+    graph = (*ends, *incidence(ends, two_way, nodes), *incidence(ends[::-1], two_way, nodes))
+    vars(placed)["graph"] = tuple(to_device(tensor.contiguous(), device) for tensor in graph)
+    return placed

@@ -69,11 +69,29 @@ class EdgeSet:
             )
         order = torch.argsort(edge_index[1], stable=True)
         edges = edge_index.long()[:, order]
+        shift = None if edge_shift is None else edge_shift[order]
+        return cls._of_sorted(edges, num_nodes, order, _match_reverse(edges, num_nodes, shift) if pairs else None)
+
+    @classmethod
+    def from_sorted(cls, edge_index: Tensor, num_nodes: int, reverse: Tensor | None) -> EdgeSet:
+        """Edges that were sorted and matched before, as those of a fixed set of graphs that batches are drawn from.
+
+        The result is that of `from_edge_index`, in a fraction of the time.
+
+        Args:
+            edge_index: [2, E] int64, sorted by receiver; not checked.
+            num_nodes: N.
+            reverse: [E] place of each edge's reverse, for a self-loop its own; None if some edge has none.
+        """
+        return cls._of_sorted(
+            edge_index, num_nodes, torch.arange(edge_index.shape[1], device=edge_index.device), reverse
+        )
+
+    @classmethod
+    def _of_sorted(cls, edges: Tensor, num_nodes: int, order: Tensor, reverse: Tensor | None) -> EdgeSet:
         counts = torch.bincount(edges[1], minlength=num_nodes)
         rowptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
         one_sided = cls(edges, num_nodes, order, rowptr, None, *_singletons(edges), edges, order, 0)
-        shift = None if edge_shift is None else edge_shift[order]
-        reverse = _match_reverse(edges, num_nodes, shift) if pairs else None
         return one_sided if reverse is None else one_sided._paired(reverse)
 
     @property

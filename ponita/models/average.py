@@ -45,15 +45,37 @@ class GridAverage(nn.Module):
         """Of the network."""
         return self.network.space
 
+    @property
+    def config(self) -> dict:
+        """Of the network."""
+        return self.network.config
+
     def forward(self, *args: object, **kwargs: object) -> Output:
         """As the network's."""
+        return self._mean(self.network, "grid", args, kwargs)
+
+    def at_points(self, *args: object, **kwargs: object) -> Output:
+        """As the network's, which is how a `Potential` calls it."""
+        return self._mean(_AtPoints(self.network), "network.grid", args, kwargs)
+
+    def _mean(self, module: nn.Module, grid: str, args: tuple, kwargs: dict) -> Output:
+        network = self.network
         outputs = [
-            functional_call(self.network, {"grid": self._turned(rotation)}, args, kwargs) for rotation in self.rotations
+            functional_call(module, {grid: network.space.rotate_grid(network.grid, rotation)}, args, kwargs)
+            for rotation in self.rotations
         ]
         return Output(*(torch.stack(parts).mean(0) for parts in zip(*outputs, strict=True)))
 
-    def _turned(self, rotation: Tensor) -> Tensor:
-        return self.network.space.rotate_grid(self.network.grid, rotation)
+
+class _AtPoints(nn.Module):
+    """`Ponita.at_points` as a forward, since that is what torch can call with another buffer."""
+
+    def __init__(self, network: Ponita) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, *args: object, **kwargs: object) -> Output:
+        return self.network.at_points(*args, **kwargs)
 
 
 def _turns(count: int, dim: int, num_orientations: int) -> Tensor:

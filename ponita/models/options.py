@@ -11,7 +11,7 @@ ALLOWED: dict[str, tuple] = {
     "invariants": ("paper", "complete"),
     "readouts": ("all", "last"),
     "pooling": ("sum", "mean", None),
-    "kernel": ("mlp", "spline"),
+    "kernel": ("mlp", "fused", "spline"),
 }
 POSITIVE = ("hidden_channels", "basis_channels", "num_layers", "widening")
 #: Nodes of the spline along both invariants. About 0.16 Å apart at 5 Å, which resolves what networks learn.

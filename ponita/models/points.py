@@ -19,6 +19,7 @@ class Points(NamedTuple):
         edges: between the points.
         r: [P, d] displacement of each pair, from receiver to sender.
         loops: [N] self-loops of each point that were taken out of the edges, or None.
+        apart: whether points of different nodes must be at different positions; not where orientations are given.
         multiplicity: how many points of one node a point receives from; messages are averaged over them.
     """
 
@@ -27,6 +28,7 @@ class Points(NamedTuple):
     edges: EdgeSet
     r: Tensor
     loops: Tensor | None = None
+    apart: bool = True
     multiplicity: int = 1
 
     def axes(self, space: Space) -> Tensor:
@@ -96,12 +98,14 @@ def cloud_points(pos: Tensor, edge_index: Tensor, edge_shift: Tensor | None, ori
         edge_shift: [E, d] or None.
         orientations: [N, d] or [N, 3, 3]; where None, the points are `lift_edges` of the graph.
     """
-    if orientations is None:
+    lifted = orientations is None
+    if lifted:
         node, _, orientations, edge_index, edge_shift = lift_edges(pos, edge_index, edge_shift)
     else:
         node = torch.arange(pos.shape[0], device=pos.device)
     edges = EdgeSet.from_edge_index(edge_index, node.numel(), pairs=False)
-    return Points(node, orientations, edges, displacements(pos.index_select(0, node), edges, edge_shift))
+    r = displacements(pos.index_select(0, node), edges, edge_shift)
+    return Points(node, orientations, edges, r, apart=lifted)
 
 
 def displacements(pos: Tensor, edges: EdgeSet, edge_shift: Tensor | None = None) -> Tensor:

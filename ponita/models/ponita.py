@@ -78,7 +78,8 @@ class Ponita(KeepsFloat64):
         layer_scale: initial scale of a block's update, learned per channel; none where None.
         readouts: "all": the mean of a read-out after every block; "last".
         pooling: "sum" or "mean" over the points of each graph, or None for outputs at points.
-        kernel: "mlp": the kernel network is evaluated for every pair, as published. "spline": it is evaluated at the
+        kernel: "mlp": the kernel network is evaluated for every pair, as published. "fused": the same, and no layer keeps
+            its kernels for the backward pass, which costs a projection there and saves memory. "spline": it is evaluated at the
             nodes of a lattice and interpolated by a C2 spline, in training too, which costs a fraction on a CPU; needs
             two invariants (bundles on "R2xS1" and "R3xS2") and a cutoff (or a radius).
         backend: backend of the operators.
@@ -146,7 +147,7 @@ class Ponita(KeepsFloat64):
         conv = FiberBundleConv if self.fiber_basis is not None else PointCloudConv
         self.blocks = nn.ModuleList(
             ConvNeXtBlock(
-                conv(hidden_channels, basis_channels, self.backend, attention_channels),
+                conv(hidden_channels, basis_channels, self.backend, attention_channels, kernel == "fused"),
                 hidden_channels,
                 widening,
                 layer_scale,
@@ -268,7 +269,8 @@ class Ponita(KeepsFloat64):
             points: where the features live.
             condition: [P, 1, conditioning_channels] or None.
         """
-        check_displacements(points.r, points.edges, points.node)
+        if points.apart:
+            check_displacements(points.r, points.edges, points.node)
         window = None if self.window is None else self.window(safe_norm(points.r))
         complete = self.config["invariants"] == "complete"
         invariants = points.invariants(self.space, complete, self.axis_smoothing)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch_geometric.utils import softmax
 
 from ponita.geometry.edges import EdgeSet
 
@@ -28,6 +27,10 @@ class EdgeAttention(nn.Module):
         self.query = nn.Linear(channels, attention_channels)
 
     def forward(self, x: Tensor, edges: EdgeSet) -> Tensor:
+        from torch_geometric.utils import (
+            softmax,
+        )  # here, since it takes seconds that users of other layers need not wait
+
         sender, receiver = edges.edge_index
         key, query = self.key(x).index_select(0, sender), self.query(x).index_select(0, receiver)
         logits = (key * query).sum(-1) / self.key.out_features**0.5

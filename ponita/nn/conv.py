@@ -11,7 +11,7 @@ from ponita.geometry.edges import EdgeSet
 from ponita.nn.attention import EdgeAttention
 from ponita.nn.memo import Memo
 from ponita.nn.spline import SplineBasis
-from ponita.ops import backends, orientation_conv, pair_conv, tap_conv
+from ponita.ops import backends, basis_conv, orientation_conv, pair_conv, tap_conv
 
 
 class LoopBasis(NamedTuple):
@@ -43,6 +43,8 @@ class PointCloudConv(nn.Module):
         backend: backend of the operators.
         attention_channels: width of the keys and queries of attention over the edges into a point; none where None.
             The edges must then stand alone (`EdgeSet.without_pairs`).
+        fused: project basis functions to kernels inside the convolution (`ponita.ops.basis_conv`), so that no [P, O, C]
+            tensor is kept for the backward pass; they are projected again there.
 
     Shape:
         x [N, O, C], basis [P, O, B] or another `Basis` -> [N, O, C].
@@ -51,9 +53,15 @@ class PointCloudConv(nn.Module):
     """
 
     def __init__(
-        self, channels: int, basis_channels: int, backend: str = "auto", attention_channels: int | None = None
+        self,
+        channels: int,
+        basis_channels: int,
+        backend: str = "auto",
+        attention_channels: int | None = None,
+        fused: bool = False,
     ) -> None:
         super().__init__()
+        self.fused = fused
         self.backend = backends.check(backend)
         self.kernel = nn.Linear(basis_channels, channels, bias=False)
         self.bias = nn.Parameter(torch.zeros(channels))
@@ -75,8 +83,10 @@ class PointCloudConv(nn.Module):
             weights = weights if attention is None else weights * attention
             table = self._memo(lambda: self.kernel(coefficients), self.kernel.weight, coefficients)
             return tap_conv(x, weights, table, corner, stride, edges, self.backend)
-        kernel = self.kernel(basis)
-        return pair_conv(x, kernel if attention is None else kernel * attention, edges, self.backend)
+        basis = basis if attention is None else basis * attention
+        if self.fused:
+            return basis_conv(x, basis, self.kernel.weight, edges, self.backend)
+        return pair_conv(x, self.kernel(basis), edges, self.backend)
 
     def _attend(self, x: Tensor, edges: EdgeSet) -> Tensor:
         if edges.num_two_way:
@@ -103,6 +113,7 @@ class FiberBundleConv(PointCloudConv):
         basis_channels: B.
         backend: backend of the operators.
         attention_channels: as in `PointCloudConv`, for the spatial convolution.
+        fused: as in `PointCloudConv`, for the spatial convolution.
 
     Shape:
         x [N, O, C], basis [P, O, B] or another `Basis`, fiber_basis [O, O, B] (sender, receiver) -> [N, O, C]; edges
@@ -110,9 +121,14 @@ class FiberBundleConv(PointCloudConv):
     """
 
     def __init__(
-        self, channels: int, basis_channels: int, backend: str = "auto", attention_channels: int | None = None
+        self,
+        channels: int,
+        basis_channels: int,
+        backend: str = "auto",
+        attention_channels: int | None = None,
+        fused: bool = False,
     ) -> None:
-        super().__init__(channels, basis_channels, backend, attention_channels)
+        super().__init__(channels, basis_channels, backend, attention_channels, fused)
         self.fiber_kernel = nn.Linear(basis_channels, channels, bias=False)
         self._fiber_memo = Memo()
 

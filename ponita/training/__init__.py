@@ -1,6 +1,15 @@
 """Losses, optimiser groups and schedules."""
 
+from ponita.training.finite import LossWatch, NonFiniteLossError
 from ponita.training.losses import LossWeights, energy_force_loss
 from ponita.training.optim import OptimizerConfig, parameter_groups, warmup_cosine
 
-__all__ = ["LossWeights", "OptimizerConfig", "energy_force_loss", "parameter_groups", "warmup_cosine"]
+__all__ = [
+    "LossWatch",
+    "LossWeights",
+    "NonFiniteLossError",
+    "OptimizerConfig",
+    "energy_force_loss",
+    "parameter_groups",
+    "warmup_cosine",
+]

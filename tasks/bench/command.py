@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 
-from ponita import Ponita
-from ponita.tasks.bench import cases, gate, measure, operators, record, scaling, variants
+from ponita.data.rmd17 import MOLECULES
+from ponita.tasks.bench import cases, epoch, operators, record, scaling, shapes, suite, tables
 from ponita.tasks.pictures import format_table
 
 EPILOG = """cases:
-  S1       aspirin, one molecule        S2       aspirin, five molecules: the published size
-  S4       192 atoms, periodic          K        operators one by one, at the size of S2
-  scaling  against atoms, neighbours and orientations            tiny     to try the command
+  S1       aspirin, one molecule                      S2, S2x64   five molecules (the published size), 64
+  S3       an epoch of rMD17, from a few steps        S4, S4x32   192 atoms of water, periodic; 32 boxes
+  S5       periodic boxes, 60 neighbours an atom: 1000 atoms, 10000 and 100000 up to --largest
+  S6       16 crystals of 64 copper atoms             shapes      training steps on 50 different graphs
+  K        operators one by one, at the size of S2; K-A at that of S2x64, K-B at that of S5 with --largest atoms
+  scaling  against atoms, neighbours, orientations    tiny        to try the command
 
 ponita bench compare A.json B.json   how many times faster B is"""
-SPECIAL = ("K", "scaling")
+SPECIAL = ("S3", "S5", "K", "K-A", "K-B", "shapes", "scaling")
 
 
 def main(args: Sequence[str]) -> None:
@@ -40,117 +43,57 @@ def main(args: Sequence[str]) -> None:
     arguments = _parser().parse_args(args)
     torch.set_num_threads(arguments.threads)
     results = record.environment(arguments.threads, arguments.device)
-    results["command"] = "ponita bench " + " ".join(args)
+    results["command"] = "ponita bench " + shlex.join(_without_folder(args))
     results["cases"] = {}
     for name in arguments.case:
-        results["cases"][name] = _run(name, arguments)
-        _show(name, results["cases"][name])
-        if arguments.out:
-            record.write(results, arguments.out)  # after every case: a later one may take long, or fail
+        for label, part in _run(name, arguments):
+            results["cases"][label] = part
+            _show(label, part)
+            if arguments.out:
+                record.write(results, arguments.out)  # after every case: a later one may take long, or fail
     failed = [f"{case}: {v}" for case, part in results["cases"].items() for v in part["failed"]]
     if failed:
         print(f"not timed, because wrong: {'; '.join(failed)}", file=sys.stderr)
         sys.exit(1)
 
 
-def measure_case(case: cases.Case, wanted: tuple[str, ...], repeats: int) -> record.Record:
-    """Check and time the variants of a case.
-
-    Args:
-        case: what to measure.
-        wanted: names of variants; all where empty.
-        repeats: of every measure.
-
-    Returns:
-        Its part of a record.
-    """
-    made, skipped = variants.build(case, wanted)
-    errors, failed = gate.check(case, made)
-    right = {name: variant for name, variant in made.items() if name not in failed}
-    part = {
-        "about": case.about,
-        "sizes": case.sizes,
-        "notes": {name: variant.note for name, variant in right.items() if variant.note},
-        "skipped": skipped,
-        "errors": errors,
-        "failed": failed,
-        "seconds": {name: {} for name in right},
-        "bytes": {name: {} for name in right},
-    }
-    for name, function in measure.MEASURES.items():
-        works = {n: partial(function, v.model, case.inputs) for n, v in right.items() if name in v.measures}
-        for variant, seconds in measure.interleaved(works, repeats).items():
-            part["seconds"][variant][name] = seconds
-    for name, variant in right.items():
-        if "training step" in variant.measures:
-            saved = measure.saved_bytes(partial(measure.loss, variant.model, case.inputs))
-            peak = measure.peak_bytes(partial(measure.training_step, variant.model, case.inputs))
-            part["bytes"][name] = {"saved": saved, "peak": peak}
-    return part
-
-
-def measure_operators(case: cases.Case, repeats: int) -> record.Record:
-    """Check and time the operators one by one; as `measure_case`."""
-    timed, skipped, errors, failed = operators.works(case)
-    part = {
-        "about": f"operators at the size of {case.name}; the eager form has a kernel for every directed edge",
-        "sizes": case.sizes,
-        "notes": {},
-        "skipped": skipped,
-        "errors": errors,
-        "failed": failed,
-        "seconds": {},
-    }
-    for name, works in timed.items():
-        for backend, seconds in measure.interleaved(works, repeats).items():
-            part["seconds"].setdefault(backend, {})[name] = [s / operators.INNER for s in seconds]
-    return part
-
-
-def measure_scaling(repeats: int, largest: int, device: str = "cpu") -> record.Record:
-    """Time a small network with frozen spline kernels, the fastest form, on systems that grow; as `measure_case`.
-
-    The memory kept is that of a training step of the same network.
-    """
-    found = scaling.cases(largest, device)
-    models = {label: Ponita(**case.network).to(device) for label, case in found.items()}
-    kept = {n: measure.saved_bytes(partial(measure.loss, models[n], case.inputs)) for n, case in found.items()}
-    part: record.Record = {
-        "about": f"frozen spline {next(iter(models.values())).backend} kernels, periodic boxes of random points",
-        "sizes": {
-            n: {"atoms": len(c.inputs["pos"]), "edges": c.inputs["edge_index"].shape[1]} for n, c in found.items()
-        },
-        "notes": {},
-        "skipped": {},
-        "failed": {},
-        "seconds": {n: {} for n in found},
-        "bytes": {n: {"saved": size} for n, size in kept.items()},
-    }
-    for name in measure.INFERENCE:
-        works = {
-            n: partial(measure.MEASURES[name], m.requires_grad_(False), found[n].inputs) for n, m in models.items()
-        }
-        for label, seconds in measure.interleaved(works, repeats).items():
-            part["seconds"][label][name] = seconds
-    return part
-
-
-def _run(name: str, arguments: argparse.Namespace) -> record.Record:
+def _run(name: str, arguments: argparse.Namespace) -> Iterator[tuple[str, record.Record]]:
+    """The parts of a record that a case on the command line makes, each with its name."""
+    device, repeats, wanted = arguments.device, arguments.repeats, tuple(arguments.variant)
     if name == "scaling":
-        return measure_scaling(arguments.repeats, arguments.largest, arguments.device)
-    if name == "K":
-        return measure_operators(cases.make("S2", arguments.data).to(arguments.device), arguments.repeats)
-    return measure_case(
-        cases.make(name, arguments.data).to(arguments.device), tuple(arguments.variant), arguments.repeats
-    )
+        yield name, scaling.measure(repeats, arguments.largest, device)
+    elif name == "S3":
+        yield name, epoch.measure(arguments.molecules, wanted, repeats, arguments.data, device)
+    elif name == "S5":
+        for label, case in scaling.large(arguments.largest).items():
+            yield label, suite.measure(case.to(device), wanted, repeats, arguments.compiled)
+    elif name == "K-B":
+        for case in list(scaling.large(arguments.largest).values())[-1:]:
+            yield name, operators.measure(case.to(device), repeats)
+    elif name in ("K", "K-A"):
+        case = cases.make("S2" if name == "K" else "S2x64", arguments.data)
+        yield name, operators.measure(case.to(device), repeats)
+    elif name == "shapes":
+        yield name, shapes.measure(cases.make("S2", arguments.data).to(device), wanted)
+    else:
+        case = cases.make(name, arguments.data).to(device)
+        yield name, suite.measure(case, wanted, repeats, arguments.compiled)
+
+
+def _without_folder(args: Sequence[str]) -> list[str]:
+    """The words of a command without the folder of the data, which is another on every machine."""
+    words = [word for word in args if not word.startswith("--data=")]
+    if "--data" in words:
+        place = words.index("--data")
+        del words[place : place + 2]
+    return words
 
 
 def _show(name: str, part: record.Record) -> None:
     print(f"\n{name}: {part['about']}")
-    print(format_table(record.table(part)))
-    for label, reasons in (("skipped", part["skipped"]), ("FAILED", part["failed"])):
-        for variant, reason in reasons.items():
-            print(f"{label} {variant}: {reason}")
+    print(format_table(tables.table(part)))
+    for line in tables.remarks(part):
+        print(line.replace("**wrong**,", "FAILED"))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -160,12 +103,18 @@ def _parser() -> argparse.ArgumentParser:
     names = (*cases.CASES, *SPECIAL)
     parser.add_argument("--case", nargs="+", default=["S2"], choices=names, metavar="CASE", help="default S2")
     parser.add_argument("--variant", nargs="+", default=[], help="some of the variants; default all that can be made")
+    parser.add_argument(
+        "--compiled", action="store_true", help="also the eager reference by torch.compile: takes minutes"
+    )
     parser.add_argument("--threads", type=_positive, default=1)
     parser.add_argument("--repeats", type=_positive, default=5)
     parser.add_argument(
         "--data", type=Path, default=Path("data/rmd17"), help="folder of rMD17; random points if absent"
     )
-    parser.add_argument("--largest", type=int, default=scaling.ATOMS[-1], choices=scaling.ATOMS, help="of scaling")
+    parser.add_argument("--molecules", nargs="+", default=[], choices=MOLECULES, metavar="MOLECULE", help="of S3")
+    parser.add_argument(
+        "--largest", type=int, default=scaling.LARGEST, choices=scaling.ATOMS, help="atoms in S5, K-B and scaling"
+    )
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--out", type=Path, help="JSON file to write")
     return parser

@@ -1,14 +1,11 @@
-"""What is measured of a model: three kinds of work, their times, and the memory they keep."""
+"""What is measured of a model: three kinds of work, and their times."""
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import gc
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -40,89 +37,76 @@ def loss(model: nn.Module, inputs: Inputs) -> Tensor:
     return energy.square().mean() / 500 + forces.square().mean()
 
 
-def training_step(model: nn.Module, inputs: Inputs) -> None:
-    """The loss and its gradients in all parameters, through the forces. No optimiser."""
-    loss(model, inputs).backward()
-    model.zero_grad()
+@dataclass(frozen=True)
+class Calls:
+    """How a model is called: in ordinary autograd, or by compiled functions.
+
+    Attributes:
+        forward, energy_forces, loss: as the functions of those names.
+    """
+
+    forward: Callable[[nn.Module, Inputs], object] = forward
+    energy_forces: Callable[[nn.Module, Inputs], tuple[Tensor, Tensor]] = energy_forces
+    loss: Callable[[nn.Module, Inputs], Tensor] = loss
+
+    def training_step(self, model: nn.Module, inputs: Inputs) -> None:
+        """The loss and its gradients in all parameters, through the forces. No optimiser."""
+        self.loss(model, inputs).backward()
+        model.zero_grad()
+
+    def named(self) -> dict[str, Callable[[nn.Module, Inputs], object]]:
+        """By what tables call them."""
+        functions = (self.forward, self.energy_forces, self.training_step)
+        return dict(zip(MEASURES, functions, strict=True))
 
 
-MEASURES: dict[str, Callable[[nn.Module, Inputs], object]] = {
-    "forward": forward,
-    "energy and forces": energy_forces,
-    "training step": training_step,
-}
-INFERENCE = ("forward", "energy and forces")
+MEASURES = ("forward", "energy and forces", "training step")
+INFERENCE = MEASURES[:2]
+FULL = "the memory of the device is full"
+EAGER = Calls()
 
 
-def interleaved(works: Mapping[str, Work], repeats: int) -> dict[str, list[float]]:
+class Timing(NamedTuple):
+    """Attributes:
+    warm_up: seconds of the first call.
+    seconds: of each call after it.
+    """
+
+    warm_up: float
+    seconds: list[float]
+
+
+def interleaved(works: Mapping[str, Work], repeats: int) -> dict[str, Timing]:
     """Seconds of each work, in turns (A B A B), so that a drift of the machine meets all of them alike.
 
     Args:
-        works: by name; each is called once before anything is timed.
+        works: by name; each is called once before all are timed.
         repeats: how often each is timed.
+
+    Returns:
+        What it took, by name; without those for which the memory of a GPU is too small.
     """
-    for work in works.values():
-        work()
-    seconds: dict[str, list[float]] = {name: [] for name in works}
+    timings = {}
+    for name, work in works.items():
+        try:
+            timings[name] = Timing(timed(work), [])
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
     for _ in range(repeats):
-        for name, work in works.items():
-            _wait()
-            start = time.perf_counter()
-            work()
-            _wait()
-            seconds[name].append(time.perf_counter() - start)
-    return seconds
+        for name, timing in timings.items():
+            timing.seconds.append(timed(works[name]))
+    return timings
+
+
+def timed(work: Work) -> float:
+    """Seconds of a call, with all that it started on a GPU."""
+    _wait()
+    start = time.perf_counter()
+    work()
+    _wait()
+    return time.perf_counter() - start
 
 
 def _wait() -> None:
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.synchronize()
-
-
-def saved_bytes(work: Work) -> int:
-    """Size of all distinct storages that autograd keeps for a backward pass while the work is done.
-
-    A storage counts once, whole, however many views of it are kept. Weights and inputs that are kept count too.
-
-    Args:
-        work: what builds the graph: of a training step, `lambda: loss(model, inputs)`, without its backward pass.
-    """
-    storages: dict[int, torch.UntypedStorage] = {}  # holding them keeps their addresses from being used again
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        storages[storage.data_ptr()] = storage
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        result = work()
-    total = sum(storage.nbytes() for storage in storages.values())
-    del result
-    return total
-
-
-def peak_bytes(work: Work) -> int | None:
-    """How far the work raises the memory of the process (or the GPU) above what it was; None where Linux does not tell.
-
-    What the allocator kept from work before is given back first, as far as it can be; the rest makes this a lower bound.
-    """
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        work()
-        return torch.cuda.max_memory_allocated() - before
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError, TypeError):  # only in the C library of GNU
-        ctypes.CDLL(None).malloc_trim(0)
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # sets the high-water mark back to what is in use
-    except OSError:
-        return None
-    before = _status("VmRSS")
-    work()
-    return max(0, _status("VmHWM") - before)
-
-
-def _status(name: str) -> int:
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{name}:"))
-    return 1024 * int(line.split()[1])

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import os
 import platform
-import statistics
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import torch
 import ponita
 from ponita.tasks.pictures import format_table
 
-PACKAGES = ("torch", "torch-geometric", "numpy", "triton", "torch-scatter", "mace-torch", "nequip")
+PACKAGES = ("torch", "torch-geometric", "numpy", "triton", "torch-scatter", "mace-torch", "e3nn", "nequip")
 MACHINE = ("cpu", "threads", "device")  # what must agree for times to be comparable
 Record = dict[str, Any]
 
@@ -37,6 +36,7 @@ def environment(threads: int, device: str = "cpu") -> Record:
             "system": f"{platform.system()} {platform.machine()}",
             "threads": threads,
             "device": device if device == "cpu" else torch.cuda.get_device_name(),
+            "float32 products": torch.get_float32_matmul_precision(),
         },
         "versions": {"ponita": ponita.__version__, "python": platform.python_version()} | _versions(),
         "commit": _commit(),
@@ -74,23 +74,6 @@ def times(record: Record) -> dict[tuple[str, str, str], list[float]]:
     }
 
 
-def table(case: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Rows for one case: least time and median of every measure, ratio to the eager reference, memory kept.
-
-    Args:
-        case: its part of a record.
-    """
-    seconds, memory = case["seconds"], case.get("bytes", {})
-    measures = list(dict.fromkeys(m for by_measure in seconds.values() for m in by_measure))
-    baseline = seconds.get("eager", {})
-    rows = [("ms: least (median), x faster than eager", *measures, *(["kept MiB", "peak MiB"] if memory else []))]
-    for variant, by_measure in seconds.items():
-        cells = [_cell(by_measure.get(m), baseline.get(m)) for m in measures]
-        kept = [memory.get(variant, {}).get(kind) for kind in ("saved", "peak")] if memory else []
-        rows.append((variant, *cells, *("" if b is None else f"{b / 2**20:.0f}" for b in kept)))
-    return rows
-
-
 def compare(first: Record, second: Record) -> Iterator[str]:
     """Lines that say how many times faster the second record is, least time against least time.
 
@@ -111,13 +94,6 @@ def compare(first: Record, second: Record) -> Iterator[str]:
     for label, keys in (("first", before.keys() - after.keys()), ("second", after.keys() - before.keys())):
         if keys:
             yield f"only in the {label}: " + "; ".join(sorted(", ".join(key) for key in keys))
-
-
-def _cell(seconds: list[float] | None, baseline: list[float] | None) -> str:
-    if not seconds:
-        return ""
-    text = f"{1e3 * min(seconds):.1f} ({1e3 * statistics.median(seconds):.1f})"
-    return text if not baseline else f"{text} {min(baseline) / min(seconds):5.2f}x"
 
 
 def _versions() -> dict[str, str]:

@@ -6,7 +6,8 @@ import pytest
 import torch
 from support.graphs import random_graph, small_ponita
 
-from ponita.geometry import EdgeSet, get_space, radius_graph, random_rotations, sphere_grid
+from ponita.geometry import EdgeSet, get_space, lift_edges, radius_graph, random_rotations, sphere_grid
+from ponita.models import Potential
 from ponita.nn import calibrate
 from ponita.testing import assert_equivariant, equivariance_error
 
@@ -247,3 +248,35 @@ def test_averages_need_a_grid():
         small_ponita(mode="cloud").average_over_grids(2)
     with pytest.raises(ValueError, match="average over 0 grids"):
         small_ponita().average_over_grids(0)
+
+
+def test_points_at_one_position_with_different_orientations_are_different_points():
+    graph = random_graph((5,), loops=False)
+    lifted = lift_edges(graph["pos"], graph["edge_index"])
+    model = small_ponita(mode="cloud", pooling=None)
+    given = model(
+        graph["pos"][lifted.node],
+        lifted.lifted_edge_index,
+        x=graph["x"][lifted.node],
+        vec=graph["vec"][lifted.node],
+        orientations=lifted.direction,
+    )
+    mean = torch.zeros(5, 2, dtype=torch.float64).index_add_(0, lifted.node, given.scalars) / 4
+    assert torch.allclose(mean, model(**graph).scalars, atol=TOLERANCE)
+
+
+def test_a_potential_can_be_averaged_over_grids():
+    network = small_ponita(
+        in_channels=2, in_vector_channels=0, out_channels=1, out_vector_channels=0, num_orientations=6
+    )
+    potential, numbers = Potential(network, [1, 8]), torch.tensor([8, 1, 1])
+    pos, rotation = torch.randn(3, 3, dtype=torch.float64), random_rotations(1, dtype=torch.float64)[0]
+
+    def change():
+        return float((potential(pos @ rotation.T, numbers) - potential(pos, numbers)).abs())
+
+    before = change()
+    potential.network = network.average_over_grids(64)
+    assert change() < 0.5 * before
+    with torch.enable_grad():
+        assert potential.energy_forces(pos, numbers).forces.shape == (3, 3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +14,19 @@ import torch
 from support.graphs import random_graph, small_ponita
 from torch import nn
 
-from ponita.geometry import radius_graph
-from ponita.tasks.bench import cases, command, gate, geometry, measure, operators, record, scaling, variants
+from ponita.tasks.bench import (
+    cases,
+    gate,
+    geometry,
+    measure,
+    memory,
+    operators,
+    record,
+    scaling,
+    suite,
+    tables,
+    variants,
+)
 from ponita.tasks.bench.eager import EagerReference, from_ponita, gradients_like, tensor_powers
 from ponita.tasks.cli import main
 
@@ -70,7 +82,7 @@ def test_the_eager_reference_is_the_network(changes):
 def test_the_eager_reference_sees_periodic_images():
     points = geometry.water_box(2, torch.Generator().manual_seed(0))
     network = {**cases.make("tiny", "").network, "cutoff": 3.0}
-    case = cases.periodic("box", "water", points, network, loops=True)
+    case = cases.periodic("box", "water", [points], network, loops=True)
     inputs, model = cases.convert(case.inputs, torch.float64), case.base().double()
     assert inputs["edge_shift"].any()
     torch.testing.assert_close(from_ponita(model)(**inputs).scalars, model(**inputs).scalars, rtol=1e-10, atol=1e-10)
@@ -96,36 +108,37 @@ def test_saved_memory_counts_each_storage_once():
         c = b.exp()  # keeps its result
         return c.view(10, 100) * c.view(10, 100)[:, :] + c.square().sum()  # views and the square keep the same storage
 
-    assert measure.saved_bytes(work) == 4000
+    assert memory.saved_bytes(work) == 4000
     # sin keeps its input, a; the product keeps both factors: a's sine is one storage more
-    assert measure.saved_bytes(lambda: a.sin() * a) == 8000
-    assert measure.saved_bytes(lambda: a.detach().exp() * 2) == 0
+    assert memory.saved_bytes(lambda: a.sin() * a) == 8000
+    assert memory.saved_bytes(lambda: a.detach().exp() * 2) == 0
 
 
 def test_saved_memory_sees_what_the_force_pass_and_custom_operators_keep(tiny):
     model = tiny.base()
-    forward = measure.saved_bytes(lambda: model(**tiny.inputs).scalars)
-    step = measure.saved_bytes(lambda: measure.loss(model, tiny.inputs))
+    forward = memory.saved_bytes(lambda: model(**tiny.inputs).scalars)
+    step = memory.saved_bytes(lambda: measure.loss(model, tiny.inputs))
     sizes = tiny.sizes
     pairs = (sizes["E"] - sizes["N"]) // 2 + sizes["N"]
     kernels = sizes["L"] * 4 * pairs * sizes["O"] * sizes["C"]
     assert kernels < forward < step
-    eager = measure.saved_bytes(lambda: measure.loss(from_ponita(model), tiny.inputs))
+    eager = memory.saved_bytes(lambda: measure.loss(from_ponita(model), tiny.inputs))
     assert eager > 1.3 * step
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel tells the peak on Linux only")
 def test_peak_memory_is_that_of_the_work():
     size = 2**27
-    peak = measure.peak_bytes(lambda: torch.ones(size // 4).sum())
+    peak = memory.peak_bytes(lambda: torch.ones(size // 4).sum())
     assert peak is None or 0.9 * size < peak < 1.5 * size
 
 
 def test_times_are_taken_in_turns():
     calls = []
-    seconds = measure.interleaved({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 3)
+    timings = measure.interleaved({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 3)
     assert "".join(calls) == "ab" + "ababab"
-    assert {k: len(v) for k, v in seconds.items()} == {"a": 3, "b": 3} and min(min(v) for v in seconds.values()) >= 0
+    assert {name: len(timing.seconds) for name, timing in timings.items()} == {"a": 3, "b": 3}
+    assert all(timing.warm_up > 0 and min(timing.seconds) > 0 for timing in timings.values())
 
 
 def test_measures_are_energy_forces_and_a_step(tiny):
@@ -134,7 +147,7 @@ def test_measures_are_energy_forces_and_a_step(tiny):
     torch.testing.assert_close(measure.forward(model, tiny.inputs), energy.detach())
     up = {**tiny.inputs, "pos": tiny.inputs["pos"].double()}
     assert gate.difference_error(model, cases.convert(up, torch.float64), forces.double()) < 1e-4
-    measure.training_step(model, tiny.inputs)
+    measure.EAGER.training_step(model, tiny.inputs)
     assert all(p.grad is None for p in model.parameters())
 
 
@@ -163,11 +176,11 @@ class Off(nn.Module):
 @pytest.mark.parametrize("fault", [{"energy": 1e-6}, {"force": 1e-4}, {"energy": float("nan")}])
 def test_the_gate_refuses_a_wrong_variant(tiny, fault, monkeypatch):
     made, _ = variants.build(tiny, ("mlp torch",))
-    made["off"] = variants.Variant(Off(made["mlp torch"].model, **fault), "exact")
+    made["off"] = variants.Variant(Off(made["mlp torch"].model, **fault), "exact", prepare=variants.paired)
     _, failed = gate.check(tiny, made)
     assert list(failed) == ["off"] and "too large" in failed["off"]
     monkeypatch.setattr(variants, "build", lambda *_: (made, {}))
-    part = command.measure_case(tiny, (), 1)
+    part = suite.measure(tiny, (), 1)
     assert "off" in part["failed"] and "off" not in part["seconds"] and "mlp torch" in part["seconds"]
 
 
@@ -182,7 +195,7 @@ def test_the_gate_refuses_wrong_gradients_and_wrong_splines(tiny):
     for name in ("mlp torch", "spline torch"):
         made[name].model.__class__ = WrongGradient
     coarse = variants.build(tiny, ("mlp torch",))[0]["mlp torch"].model.tabulate(nodes=(8, 4))
-    made["tabulated torch"] = variants.Variant(coarse, "tabulated", measure.INFERENCE)
+    made["tabulated torch"] = variants.Variant(coarse, "tabulated", measure.INFERENCE, prepare=variants.paired)
     _, failed = gate.check(tiny, made)
     assert failed.keys() == {"mlp torch", "spline torch", "tabulated torch"}
     assert "gradients" in failed["mlp torch"] and "gradients" in failed["spline torch"]
@@ -194,58 +207,6 @@ def test_wrong_forces_of_a_spline_show_against_differences(tiny):
     _, forces = measure.energy_forces(copy.deepcopy(model).double(), inputs)
     assert gate.difference_error(model, inputs, forces) < gate.DERIVATIVE
     assert gate.difference_error(model, inputs, 1.001 * forces) > gate.DERIVATIVE
-
-
-def test_operators_of_all_backends_agree_with_the_reference(tiny, monkeypatch):
-    timed, _, errors, failed = operators.works(tiny)
-    assert not failed and "torch" in errors
-    assert "eager" in timed["K1 pair_conv"] and "torch" in timed["spline_table_gradient"]
-    a = operators.operands(tiny)
-    pairs_of_edges = operators.eager_works(a)["K3 pair_product"]()
-    assert pairs_of_edges.shape[0] == tiny.sizes["E"]
-    right = operators.OPERATORS["K3 pair_product"]
-    slightly_wrong = {torch.float64: 1.0, torch.float32: 1.0001}
-    monkeypatch.setitem(
-        operators.OPERATORS, "K3 pair_product", lambda ops, a: right(ops, a) * slightly_wrong[a.x.dtype]
-    )
-    timed, _, _, failed = operators.works(tiny)
-    assert "K3" in failed["torch"] and "torch" not in timed["K1 pair_conv"]
-
-
-def test_a_periodic_graph_has_all_near_images_once():
-    generator = torch.Generator().manual_seed(0)
-    box = torch.tensor([5.0, 6.0, 7.0], dtype=torch.float64)
-    pos = 3 * box * torch.rand(12, 3, generator=generator, dtype=torch.float64) - box  # some outside the box
-    edge_index, shift = geometry.periodic_graph(pos, box, 2.4)
-    images = torch.cartesian_prod(*[torch.arange(-4.0, 5.0, dtype=torch.float64)] * 3) * box
-    r = pos[None, :, None] - pos[:, None, None] + images
-    near = (r.norm(dim=-1) < 2.4).sum((1, 2)) - 1
-    assert torch.equal(torch.bincount(edge_index[1], minlength=12), near)
-    lengths = (pos[edge_index[0]] - pos[edge_index[1]] + shift).norm(dim=1)
-    assert bool((lengths < 2.4).all())
-    with pytest.raises(ValueError, match="twice the cut-off"):
-        geometry.periodic_graph(pos, box, 2.6)
-
-
-def test_water_has_its_density_and_its_molecules():
-    pos, numbers, box = geometry.water_box(4, torch.Generator().manual_seed(0))
-    assert len(pos) == 192 and numbers.bincount().tolist() == [0, 128, 0, 0, 0, 0, 0, 0, 64]
-    grams = 64 * 18.015 / 6.02214e23
-    assert grams / float(box.prod() * 1e-24) == pytest.approx(1.0, abs=0.01)
-    molecules = pos.view(64, 3, 3)
-    assert (molecules[:, 1] - molecules[:, 0]).norm(dim=1).tolist() == pytest.approx([0.9572] * 64)
-    assert (molecules[:, 1] - molecules[:, 2]).norm(dim=1).tolist() == pytest.approx([1.5139] * 64, abs=1e-3)
-
-
-def test_random_points_stand_in_for_aspirin(tmp_path):
-    case = cases.make("S2", tmp_path)
-    assert case.sizes == {"N": 105, "E": 2205, "G": 5, "O": 20, "C": 128, "B": 256, "L": 5}
-    assert "random points" in case.about
-    assert radius_graph(case.inputs["pos"], 0.75, case.inputs["batch"]).shape[1] == 0
-    part = case.gate_inputs()
-    assert part["edge_index"].shape[1] <= 2 * cases.MAX_GATE_EDGES and part["num_graphs"] == 3
-    with pytest.raises(ValueError, match="S9"):
-        cases.make("S9", tmp_path)
 
 
 def test_sweeps_keep_what_they_do_not_vary():
@@ -293,8 +254,9 @@ def test_comparing_takes_the_least_times():
 
 
 def test_the_table_has_ratios_to_the_eager_reference():
-    rows = record.table(some_record(eager=[3.0, 2.0, 4.0], fast=[0.5, 0.6, 0.7])["cases"]["S2"])
-    assert rows[1][1].split() == ["2000.0", "(3000.0)", "1.00x"] and rows[2][1].split() == ["500.0", "(600.0)", "4.00x"]
+    rows = tables.table(some_record(eager=[3.0, 2.0, 4.0], fast=[0.5, 0.6, 0.7])["cases"]["S2"])
+    assert rows[1][1].split() == ["2000.0", "(3000.0,", "1000.0)", "1.00x"]
+    assert rows[2][1].split() == ["500.0", "(600.0,", "100.0)", "4.00x"]
 
 
 def test_the_command_measures_stores_and_reports(tmp_path, capsys, monkeypatch):
@@ -316,10 +278,11 @@ def test_the_command_measures_stores_and_reports(tmp_path, capsys, monkeypatch):
         "mlp torch",
         "spline torch",
     ]
-    main(["bench", *names, "--out", str(out)])
+    main(["bench", *names, "--data", str(tmp_path), "--out", str(out)])
     printed = capsys.readouterr().out
     assert "spline torch" in printed and "x faster than eager" in printed
     stored = json.loads(out.read_text())
+    assert stored["command"] == f"ponita bench {shlex.join([*names, '--out', str(out)])}"
     assert stored["machine"]["threads"] == 1 and stored["versions"]["torch"] == torch.__version__
     part = stored["cases"]["tiny"]
     assert part["seconds"].keys() == {"eager", "mlp torch", "spline torch"}

@@ -192,7 +192,10 @@ def test_kernels_depend_on_the_condition_of_their_graph_alone():
         model = small_ponita(conditioning_channels=1, **options)
         first = model(**inputs, condition=condition).scalars
         second = model(**inputs, condition=condition + torch.tensor([[0.0], [0.5]], dtype=torch.float64)).scalars
-        assert torch.allclose(first[0], second[0], atol=1e-12) and float((first[1] - second[1]).abs().max().detach()) > 1e-4
+        assert (
+            torch.allclose(first[0], second[0], atol=1e-12)
+            and float((first[1] - second[1]).abs().max().detach()) > 1e-4
+        )
     with pytest.raises(ValueError, match="condition is missing, but the network has conditioning_channels=1"):
         model(**inputs)
     with pytest.raises(ValueError, match=r"condition has shape \[2, 2\]; expected \[G, 1\]"):
@@ -226,3 +229,23 @@ def test_gelu_derivatives_pass_through_both_arguments():
     squared = single.detach().double() ** 2
     exact = torch.exp(-0.5 * squared) / (2 * torch.pi) ** 0.5 * (2 - squared)
     assert float((curvature - exact).abs().max()) < 3e-7
+
+
+@pytest.mark.parametrize("options", [{}, {"attention_channels": 4}, {"num_orientations": 5}])
+def test_fused_kernels_are_the_same_network_and_keep_less(options):
+    from ponita.tasks.bench.memory import saved_bytes
+
+    graph = random_graph((6, 5))
+    plain, fused = (small_ponita(kernel=kernel, **options) for kernel in ("mlp", "fused"))
+    fused.load_state_dict(plain.state_dict())
+    results = []
+    for model in (plain, fused):
+        pos = graph["pos"].clone().requires_grad_()
+        out = model(**{**graph, "pos": pos})
+        (forces,) = torch.autograd.grad(out.scalars.sum(), pos, create_graph=True)
+        gradients = torch.autograd.grad(forces.square().sum(), list(model.parameters()), allow_unused=True)
+        results.append([out.scalars, forces, *(g for g in gradients if g is not None)])
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
+    sizes = [saved_bytes(lambda m=m: m(**graph).scalars) for m in (plain, fused)]
+    assert sizes[1] < sizes[0]

@@ -1,0 +1,28 @@
+import subprocess
+import sys
+
+import pytest
+
+from ponita.ops import keep_freed_memory
+
+STEPS = """
+import resource, sys, torch
+from ponita.ops import keep_freed_memory
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+for step in range(3):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    tensors = [torch.ones(5_000_000) for _ in range(5)]
+    del tensors
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def test_freed_memory_is_used_again_without_page_faults():
+    if not keep_freed_memory():
+        pytest.skip("the C library is not glibc")
+    faults = {
+        mode: int(subprocess.run([sys.executable, "-c", STEPS, mode], capture_output=True, text=True, check=True).stdout)
+        for mode in ("keep", "default")
+    }
+    assert faults["keep"] < 100 < faults["default"]
