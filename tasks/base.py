@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import zlib
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import TQDMProgressBar
 from torch import Tensor, nn
 from torch_geometric.data import Batch
 
-from ponita.geometry import random_rotations
+from ponita.geometry import EdgeSet, random_rotations
 from ponita.models.checkpoint import check_state, describe
 from ponita.nn import calibrate
-from ponita.training import OptimizerConfig, parameter_groups, warmup_cosine
+from ponita.tasks.graphs import place
+from ponita.training import LossWatch, OptimizerConfig, parameter_groups, warmup_cosine
 
-
-class NonFiniteLossError(RuntimeError):
-    """Training met a loss that is NaN or infinite."""
+SHOW_EVERY = 20  # steps between two looks at the loss for the progress bar, where a device is waited for
 
 
 class Task(L.LightningModule):
@@ -48,6 +50,7 @@ class Task(L.LightningModule):
         self.model = model
         self.optimizer_config = optimizer
         self.augment, self.calibrate_kernels, self.seed = augment, calibrate_kernels, seed
+        self._watch = LossWatch()
 
     @abstractmethod
     def losses(self, batch: Batch) -> dict[str, Tensor]:
@@ -65,6 +68,25 @@ class Task(L.LightningModule):
         """Arguments of the model for a batch, by name."""
         raise NotImplementedError
 
+    def make_edges(self, batch: Batch) -> EdgeSet | Tensor | None:
+        """The graph of a batch that is on the CPU, sorted and matched; None where the model is given another thing."""
+        return None
+
+    def edges(self, batch: Batch) -> EdgeSet | Tensor | None:
+        """The graph of a batch where the batch is: made before it was moved there, or now."""
+        if "edges" in batch:
+            return batch.edges
+        return place(self.make_edges(copy.copy(batch).cpu()), batch.pos.device)
+
+    def prepare_batch(self, batch: Batch) -> Batch:
+        """On the CPU, where nothing waits for a device: rotate a training batch, and make the edges."""
+        if self.augment and self.trainer.training:
+            batch = self.rotate_batch(batch, self._rotations(batch))
+        edges = self.make_edges(batch)
+        if edges is not None:
+            batch.edges = edges
+        return batch
+
     def setup(self, stage: str) -> None:
         """Before training, set what the data decide: statistics and the scale of the kernels."""
         if stage != "fit":
@@ -78,14 +100,18 @@ class Task(L.LightningModule):
         """Hook for statistics of the training set; must not be random."""
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        if self.augment:
-            batch = self.rotate_batch(batch, self._rotations(batch))
         losses = self.losses(batch)
-        self._check_finite(losses["loss"], batch, batch_idx)
+        self._watch.look(losses["loss"], self._non_finite(batch, batch_idx))
         values = {f"train/{name}": value.detach().float() for name, value in losses.items()}
         self.log_dict(values, on_step=False, on_epoch=True, batch_size=batch.num_graphs, sync_dist=True)
         self.log("loss", values["train/loss"], prog_bar=True, logger=False, batch_size=batch.num_graphs)
         return losses["loss"]
+
+    def configure_callbacks(self) -> list[L.Callback]:
+        """A progress bar that waits for a device every few steps only, in the place of the usual one."""
+        waits = self.trainer.strategy.root_device.type != "cpu"
+        usual = type(self.trainer.progress_bar_callback) is TQDMProgressBar
+        return [TQDMProgressBar(refresh_rate=SHOW_EVERY)] if waits and usual else []
 
     def configure_optimizers(self) -> dict[str, Any]:
         config, total = self.optimizer_config, self.trainer.estimated_stepping_batches
@@ -96,8 +122,12 @@ class Task(L.LightningModule):
         schedule = {"scheduler": warmup_cosine(optimizer, warmup, int(total)), "interval": "step"}
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
+    def on_train_epoch_end(self) -> None:
+        self._watch.settle()
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Let `ponita.models.load` rebuild the model from the checkpoint alone."""
+        """Let `ponita.models.load` rebuild the model from the checkpoint alone; keep no weights of a wrong loss."""
+        self._watch.settle()
         checkpoint["ponita"] = describe(self.model, prefix=self.model_prefix)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -108,14 +138,18 @@ class Task(L.LightningModule):
         key = f"{self.seed} {self.global_step} {self.global_rank}".encode()
         generator = torch.Generator().manual_seed(zlib.crc32(key))
         pos = batch.pos
-        return random_rotations(batch.num_graphs, dim=pos.shape[1], generator=generator, dtype=pos.dtype).to(pos.device)
+        return random_rotations(batch.num_graphs, dim=pos.shape[1], generator=generator, dtype=pos.dtype)
 
-    def _check_finite(self, loss: Tensor, batch: Batch, batch_idx: int) -> None:
-        if bool(torch.isfinite(loss)):
-            return
-        samples = batch.sample.tolist() if "sample" in batch else "unknown"
-        raise NonFiniteLossError(
-            f"the loss is {float(loss.detach())} at epoch {self.current_epoch}, step {self.global_step}, batch {batch_idx} "
-            f"(samples {samples} of the training set). The last good checkpoint is kept; look at these samples, lower "
-            "optimizer.lr, or set trainer.gradient_clip_val."
-        )
+    def _non_finite(self, batch: Batch, batch_idx: int) -> Callable[[float], str]:
+        """What to say of this step if its loss is not finite."""
+        step, epoch, samples = self.global_step, self.current_epoch, batch.sample if "sample" in batch else None
+
+        def message(loss: float) -> str:
+            named = "unknown" if samples is None else samples.tolist()
+            return (
+                f"the loss is {loss} at epoch {epoch}, step {step}, batch {batch_idx} (samples {named} of the training "
+                "set). The last good checkpoint is kept; look at these samples, lower optimizer.lr, or set "
+                "trainer.gradient_clip_val."
+            )
+
+        return message

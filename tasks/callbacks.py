@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
+from torch.optim.swa_utils import AveragedModel
 
 from ponita.data import replacing
 from ponita.models.checkpoint import read_checkpoint
@@ -74,10 +75,38 @@ class WeightAverage(EMAWeightAveraging):
 
     def __init__(self, decay: float = 0.99) -> None:
         super().__init__(decay=decay, use_buffers=False)
+        self.decay = decay
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if stage == "fit":
+            # The parent's would stay on the CPU, where the module still is, and wait for the device in every step.
+            self._average_model = _Average(pl_module, self.decay, trainer.strategy.root_device)
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         if trainer.state.fn == TrainerFn.FITTING:
             super().on_load_checkpoint(trainer, pl_module, checkpoint)
+
+
+class _Average(AveragedModel):
+    """The parent's asks the device in every update whether it is the first."""
+
+    def __init__(self, model: L.LightningModule, decay: float, device: torch.device) -> None:
+        super().__init__(model, device, use_buffers=False)
+        self.decay = decay
+        self.has_started = False
+
+    @torch.no_grad()
+    def update_parameters(self, model: torch.nn.Module) -> None:
+        self.has_started = self.has_started or bool(self.n_averaged > 0)  # a resumed run has started before
+        average, current = list(self.module.parameters()), list(model.parameters())
+        if self.has_started:
+            torch._foreach_lerp_(average, current, 1 - self.decay)
+        else:
+            torch._foreach_copy_(average, current)
+        for ours, theirs in zip(self.module.buffers(), model.buffers(), strict=True):
+            ours.copy_(theirs)
+        self.n_averaged += 1
+        self.has_started = True
 
 
 class LearningCurve(Callback):

@@ -1,10 +1,11 @@
-"""The command line: `ponita fit|validate|test|predict --config <file or packaged name>`, `ponita configs|bench`."""
+"""The command line: `ponita fit|validate|test|predict --config <file or packaged name>`, and the other commands."""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
 from ponita._version import __version__
@@ -20,6 +21,10 @@ commands:
   test       measure the test set
   predict    predict on the test set
   configs    list the packaged configurations
+  data       look at files of structures, and pack them for training
+  ensemble   train one run for each seed, and compare errors with their spread
+  md         molecular dynamics with a trained potential
+  relax      relax a structure with a trained potential
   bench      measure speed and memory against the published form of the network
 
 A configuration is a file or a packaged name; every value can be changed on the command line:
@@ -28,6 +33,10 @@ A configuration is a file or a packaged name; every value can be changed on the 
   ponita test --ckpt_path runs/nbody-quick/checkpoints/best.ckpt
 
 ponita <command> --help lists the options. Set PONITA_DEBUG=1 to see where an error was raised."""
+#: Commands that are not those of Lightning, each with a folder of its name.
+COMMANDS = ("bench", "data", "ensemble", "md", "relax")
+#: Packages that another extra than "tasks" installs.
+EXTRAS = {"ase": "atoms", "lmdb": "atoms", "vesin": "atoms"}
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -48,16 +57,17 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def run(args: Sequence[str]) -> Any:
-    """Parse, run, and hand back the LightningCLI (None for `bench`), for use from Python.
+    """Parse, run, and hand back the LightningCLI (None for `bench`, `md` and the like), for use from Python.
 
     Args:
         args: as for `main`.
     """
-    if args[0] == "bench":
-        from ponita.tasks.bench.command import main as bench
+    from ponita.ops import keep_freed_memory  # here, so that `ponita --help` does not wait for torch
 
-        return bench(list(args[1:]))
-    from ponita.tasks.lightning_cli import run_command  # here, so that `ponita --help` does not wait for Lightning
+    keep_freed_memory()
+    if args[0] in COMMANDS:
+        return import_module(f"ponita.tasks.{args[0]}.command").main(list(args[1:]))
+    from ponita.tasks.lightning_cli import run_command
 
     return run_command(list(args))
 
@@ -67,11 +77,13 @@ def _run_with_plain_errors(args: list[str]) -> None:
     try:
         run(args)
     except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] == "ponita":
+        package = (error.name or "").split(".")[0]
+        if package == "ponita":
             raise
-        print(f"ponita: error: {error}: the tasks need more packages, pip install 'ponita[tasks]'", file=sys.stderr)
+        extra = EXTRAS.get(package, "tasks")
+        print(f"ponita: error: {error}: the tasks need more packages, pip install 'ponita[{extra}]'", file=sys.stderr)
         sys.exit(1)
-    except (ValueError, OSError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError, ImportError) as error:
         if os.environ.get("PONITA_DEBUG"):
             raise
         print(f"ponita: error: {error}", file=sys.stderr)

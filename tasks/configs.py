@@ -35,8 +35,8 @@ def resolve(name: str) -> Path:
 
 def listing() -> str:
     """A line for each packaged configuration: its name, and the first comment of its file."""
-    lines = []
+    lines, width = [], max(map(len, packaged()))
     for name, path in packaged().items():
         first = path.read_text(encoding="utf-8").splitlines()[0]
-        lines.append(f"{name:20s} {first.lstrip('# ')}")
+        lines.append(f"{name:{width}s} {first.lstrip('# ')}")
     return "\n".join(lines)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import lightning as L
+import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from torch_geometric.data import Batch
 
 from ponita.data import collate
+from ponita.tasks.graphs import place
 
 
 class GraphDataModule(L.LightningDataModule):
@@ -47,11 +49,24 @@ class GraphDataModule(L.LightningDataModule):
     def predict_dataloader(self) -> DataLoader:
         return self.test_dataloader()
 
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """What the task does to a batch while it is on the CPU."""
+        return self.trainer.lightning_module.prepare_batch(batch)
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Move a batch, without waiting for what a CUDA device still has to do."""
+        if device.type == "cpu":
+            return batch
+        edges = batch.edges if "edges" in batch else None
+        batch = (batch.pin_memory() if device.type == "cuda" else batch).to(device, non_blocking=True)
+        if edges is not None:
+            batch.edges = place(edges, device)
+        return batch
+
     def _loader(self, name: str, **options: object) -> DataLoader:
         return DataLoader(
             self.sets[name],
-            collate_fn=collate,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
-            **options,
+            **{"collate_fn": collate, **options},
         )

@@ -63,7 +63,9 @@ def draw_learning_curve(metrics: Path, path: Path, units: Mapping[str, str]) -> 
                 epochs = sorted(curve)
                 marker = "o" if len(epochs) < 2 else None
                 axis.plot(epochs, [curve[e] for e in epochs], label=name, linewidth=1.4, marker=marker)
-            axis.set(xlabel="epoch", yscale="log", title=_title(panel, units))
+            # Accuracies crowd at one, where a logarithm shows nothing.
+            scale = "linear" if all(name.endswith("accuracy") for name in panel) else "log"
+            axis.set(xlabel="epoch", yscale=scale, title=_title(panel, units))
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
             axis.grid(alpha=0.3, which="both")
             if len(panel) > 1:

@@ -4,38 +4,67 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from ponita.models import EnergyForces
+from ponita.models import EnergyForces, EnergyForcesStress
 
 
 @dataclass
 class LossWeights:
-    """Weights of the terms of an energy and force loss, both in units of the potential's scale.
+    """Weights of the terms of a potential's loss, all in units of the potential's scale (eV; eV/Å; eV/Å³).
 
     Attributes:
-        energy: of the mean squared error of a molecule's energy. The published recipe has 1/500.
+        energy: of the mean squared error of a structure's energy. The published recipe has 1/500.
         forces: of the mean squared error of a force component.
+        stress: of the mean squared error of a component of the stress, which is a hundredth of a force in size.
+        energy_per_atom: divide the error of an energy by the number of atoms: for structures of different sizes.
     """
 
     energy: float = 0.002
     forces: float = 1.0
+    stress: float = 0.0
+    energy_per_atom: bool = False
 
 
 def energy_force_loss(
-    predicted: EnergyForces, target: EnergyForces, scale: Tensor, weights: LossWeights
+    predicted: EnergyForces | EnergyForcesStress,
+    target: EnergyForces | EnergyForcesStress,
+    scale: Tensor,
+    weights: LossWeights,
+    num_atoms: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """Weighted squared errors in units of the scale (PONITA, rMD17 recipe).
+    """Weighted squared errors in units of the scale (PONITA, rMD17 recipe). Labels that are NaN do not count.
 
     Args:
         predicted: of the potential.
-        target: energies [G] eV (float64) and forces [N, 3] eV/Å.
-        scale: eV and eV/Å of one unit.
-        weights: of the two terms.
+        target: energies [G] eV (float64), forces [N, 3] eV/Å and, where it is predicted, stress [G, 3, 3] eV/Å³.
+        scale: eV, eV/Å and eV/Å³ of one unit.
+        weights: of the terms.
+        num_atoms: [G], for energies per atom.
 
     Returns:
-        "loss", and its parts "energy" and "forces" before weighting; scalars.
+        "loss", and its parts "energy", "forces" and, where it is predicted, "stress" before weighting; scalars.
+
+    Raises:
+        ValueError: if energies per atom are asked for without `num_atoms`.
     """
-    energy = ((predicted.energy - target.energy) / scale).square().mean()
-    forces = ((predicted.forces - target.forces) / scale).square().mean()
-    return {"loss": weights.energy * energy + weights.forces * forces, "energy": energy, "forces": forces}
+    energies = (predicted.energy, target.energy)
+    if weights.energy_per_atom:
+        if num_atoms is None:
+            raise ValueError("energy_per_atom=True needs num_atoms [G].")
+        energies = tuple(energy / num_atoms for energy in energies)
+    parts = {"energy": _mean_square(*energies, scale), "forces": _mean_square(predicted.forces, target.forces, scale)}
+    loss = weights.energy * parts["energy"] + weights.forces * parts["forces"]
+    if isinstance(predicted, EnergyForcesStress) and isinstance(target, EnergyForcesStress):
+        parts["stress"] = _mean_square(predicted.stress, target.stress, scale)
+        loss = loss + weights.stress * parts["stress"]
+    return {"loss": loss, **parts}
+
+
+def _mean_square(predicted: Tensor, target: Tensor, scale: Tensor) -> Tensor:
+    """Mean over the labels that are known; zero if none is."""
+    known = ~target.isnan()
+    # Zeros in the place of unknown labels keep NaN out of the gradient.
+    error = (predicted - torch.where(known, target, 0)) / scale
+    return torch.where(known, error.square(), 0).sum() / known.sum().clamp(min=1)

@@ -9,9 +9,10 @@ from torch import Tensor
 from torch_geometric.data import Batch
 from torchmetrics import MeanSquaredError
 
-from ponita.geometry import fully_connected, rotate
+from ponita.geometry import EdgeSet, rotate
 from ponita.models import Ponita
 from ponita.tasks.base import Task
+from ponita.tasks.graphs import complete_graph
 from ponita.tasks.nbody.pictures import draw_trajectories
 from ponita.tasks.pictures import format_table
 from ponita.tasks.runs import folder_of
@@ -58,10 +59,13 @@ class NBodyTask(Task):
         self.valid_mse, self.test_mse, self.linear_mse = MeanSquaredError(), MeanSquaredError(), MeanSquaredError()
         self.tested: list[Tensor] = []
 
+    def make_edges(self, batch: Batch) -> EdgeSet | Tensor:
+        return complete_graph(self.model, batch, self.self_loops)
+
     def model_inputs(self, batch: Batch) -> dict[str, Any]:
         return {
             "pos": batch.pos,
-            "edge_index": fully_connected(batch.batch, loops=self.self_loops),
+            "edge_index": self.edges(batch),
             "x": batch.x,
             "vec": batch.vec,
             "batch": batch.batch,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 from torch_geometric.data import Data
 
 from ponita.data.rmd17 import Frames, load_rmd17, load_split
+from ponita.data.structures import Structures, make_structures
 from ponita.tasks.datamodule import GraphDataModule
 
 
@@ -38,9 +41,16 @@ class FrameSet(Dataset):
             sample=torch.tensor([index]),
         )
 
-    def normalization(self) -> tuple[float, float]:
-        """Mean energy (eV), and root mean square of the force components (eV/Å)."""
-        return float(self.energies.mean()), float(self.forces.square().mean().sqrt())
+    def parts(self) -> Iterator[Structures]:
+        """All frames as structures."""
+        yield make_structures(
+            self.positions.flatten(0, 1).numpy(),
+            self.numbers.repeat(len(self)).numpy(),
+            [len(self.numbers)] * len(self),
+            "the training set",
+            energy=self.energies.numpy(),
+            forces=self.forces.flatten(0, 1).double().numpy(),
+        )
 
 
 class RMD17DataModule(GraphDataModule):

@@ -2,41 +2,61 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any, ClassVar
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from torch import Tensor
 from torch_geometric.data import Batch
-from torchmetrics import MeanAbsoluteError
 
-from ponita.geometry import random_rotations, rotate
-from ponita.models import EnergyForces, Ponita, Potential
+from ponita.data.references import References
+from ponita.geometry import EdgeSet, random_rotations, rotate
+from ponita.models import EnergyForces, EnergyForcesStress, Ponita, Potential
 from ponita.tasks.base import Task
-from ponita.tasks.pictures import draw_parity, figure, format_table
+from ponita.tasks.graphs import complete_graph, joined_graph, matched_graph
+from ponita.tasks.potential.metrics import PotentialErrors
+from ponita.tasks.potential.normalization import CHOICES, check_labels, gather, normalize
+from ponita.tasks.potential.report import (
+    Tested,
+    described_references,
+    draw_parities,
+    error_report,
+    molecule_report,
+)
 from ponita.tasks.runs import folder_of
 from ponita.training import LossWeights, OptimizerConfig, energy_force_loss
 
-MILLI = 1000.0  # metrics are in meV and meV/Å
-
 
 class EnergyForceTask(Task):
-    """Fit a potential: energies are its output, forces its negative gradient.
+    """Fit a potential: energies are its output, forces its negative gradient, the stress its derivative in the strain.
 
-    The energy of a typical molecule and the root mean square force of the training set normalise the network.
+    Reference energies and the root mean square force of the training set normalise the network. Labels that structures
+    do not have are left out of losses and errors.
 
     Args:
-        model: network with as many in_channels as elements, one scalar output, pooling="sum".
+        model: network with as many in_channels as elements, one scalar output for each head, pooling="sum".
         elements: atomic numbers of the data, in the order of the network's channels.
-        loss_weights: of energies and forces.
+        loss_weights: of energies, forces and stress.
         optimizer: learning rate, weight decay and warm-up.
+        reference_energies: what total energies are measured from. "isolated": structures of single atoms, in the training
+            set or in the data's `isolated_atoms`; "least_squares" over compositions; energies of atoms in eV by
+            element, such as {H: -13.6}, under the name of each head where there are several; "mean": the mean energy, for
+            structures of one composition. null: "mean" where there is one composition, an error where there are more.
+        heads: levels of theory, each with an output and reference energies of its own.
         self_loops: give the network the edges i->i, as the published one has.
-        augment: rotate every molecule at random in training.
+        augment: rotate every structure at random in training.
         calibrate_kernels: rescale the convolutions on the first batch before training.
-        test_rotations: average predictions of the test over so many random rotations; 1 leaves molecules as they are.
+        test_rotations: average predictions of the test over so many random rotations; 1 leaves structures as they are.
         seed: of the rotations.
     """
 
-    metric_units: ClassVar[dict[str, str]] = {"valid/energy_mae": "meV", "valid/forces_mae": "meV/Å"}
+    metric_units: ClassVar[dict[str, str]] = {
+        "valid/energy_mae": "meV",
+        "valid/energy_per_atom_mae": "meV/atom",
+        "valid/forces_mae": "meV/Å",
+        "valid/stress_mae": "GPa",
+    }
 
     def __init__(
         self,
@@ -44,100 +64,165 @@ class EnergyForceTask(Task):
         elements: list[int],
         loss_weights: LossWeights = LossWeights(),  # noqa: B008  (a dataclass default is how the CLI knows the keys)
         optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008
+        reference_energies: str | dict[str, float] | dict[str, dict[str, float]] | None = None,
+        heads: list[str] = ["default"],  # noqa: B006  (not changed; a tuple would be another type in configurations)
         self_loops: bool = True,
         augment: bool = True,
         calibrate_kernels: bool = True,
         test_rotations: int = 1,
         seed: int = 0,
     ) -> None:
-        super().__init__(Potential(model, elements, self_loops), optimizer, augment, calibrate_kernels, seed)
+        super().__init__(Potential(model, elements, self_loops, heads), optimizer, augment, calibrate_kernels, seed)
         if test_rotations < 1:
             raise ValueError(f"test_rotations={test_rotations}; expected at least 1.")
+        if isinstance(reference_energies, str) and reference_energies not in CHOICES:
+            raise ValueError(
+                f"reference_energies={reference_energies!r}; expected one of {list(CHOICES)}, or energies."
+            )
         self.loss_weights, self.test_rotations = loss_weights, test_rotations
-        names = ("valid_energy", "valid_forces", "test_energy", "test_forces")
-        self.errors = torch.nn.ModuleDict({name: MeanAbsoluteError() for name in names})
-        self.tested: list[tuple[EnergyForces, EnergyForces]] = []
+        self.reference_choice = reference_energies
+        #: What `reference_energies` came to, by head, after the start of a training.
+        self.references: dict[str, References] = {}
+        self.errors = torch.nn.ModuleDict({"valid": PotentialErrors(elements), "test": PotentialErrors(elements)})
+        self.tested: list[Tested] = []
+
+    def make_edges(self, batch: Batch) -> EdgeSet | Tensor:
+        self._complete(batch)
+        network = self.model.network
+        if network.config["cutoff"] is None:
+            return complete_graph(network, batch, self.model.self_loops)
+        if "reverse" in batch:
+            return joined_graph(network, batch.neighbors, batch.num_nodes, batch.reverse)
+        shift = batch.offsets.to(batch.pos.dtype) if "offsets" in batch else None
+        return matched_graph(network, batch.neighbors, batch.num_nodes, shift)
 
     def model_inputs(self, batch: Batch) -> dict[str, Any]:
-        return {"pos": batch.pos, "numbers": batch.numbers, "batch": batch.batch, "num_graphs": batch.num_graphs}
+        if "edges" not in batch:
+            batch = self._complete(copy.copy(batch))
+        inputs = {
+            "pos": batch.pos,
+            "numbers": batch.numbers,
+            "edge_index": self.edges(batch),
+            "batch": batch.batch,
+            "num_graphs": batch.num_graphs,
+        }
+        return inputs | {name: batch[name] for name in ("cell", "pbc", "offsets", "head") if name in batch}
 
-    def forward(self, batch: Batch, create_graph: bool = False) -> EnergyForces:
-        """Energies [G] eV and forces [N, 3] eV/Å."""
-        return self.model.energy_forces(**self.model_inputs(batch), create_graph=create_graph)
+    def forward(self, batch: Batch, create_graph: bool = False) -> EnergyForces | EnergyForcesStress:
+        """Energies [G] eV, forces [N, 3] eV/Å and, where the batch has a stress, the stress [G, 3, 3] eV/Å³."""
+        inputs = self.model_inputs(batch)
+        return self.model.energy_forces(**inputs, create_graph=create_graph, stress="stress" in batch)
 
     def prepare(self, first_batch: Batch) -> None:
-        self.model.set_normalization(*self.trainer.datamodule.sets["train"].normalization())
+        data = self.trainer.datamodule
+        statistics = gather(data.sets["train"].parts(), self.model)
+        check_labels(statistics, self.loss_weights)
+        isolated = getattr(data, "isolated", None)
+        self.references = normalize(self.model, statistics, self.reference_choice, isolated)
+
+    @rank_zero_only
+    def on_fit_start(self) -> None:
+        """Say what was read, and the reference energies, and write it to data.txt."""
+        lines = [*getattr(self.trainer.datamodule, "described", []), *described_references(self.model, self.references)]
+        path = folder_of(self.trainer) / "data.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        rank_zero_info("\n".join(lines))
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         predicted = self(batch, create_graph=True)
-        return energy_force_loss(predicted, _target(batch), self.model.scale, self.loss_weights)
+        return energy_force_loss(predicted, _target(batch), self.model.scale, self.loss_weights, batch.ptr.diff())
 
     def rotate_batch(self, batch: Batch, rotations: Tensor) -> Batch:
         batch = batch.clone()
         for name in ("pos", "forces"):
             batch[name] = rotate(batch[name], rotations, batch.batch)
+        if "cell" in batch:
+            batch.cell = batch.cell @ rotations.mT
+        if "stress" in batch:
+            batch.stress = rotations @ batch.stress @ rotations.mT
         return batch
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._measure("valid", self(batch), batch)
 
+    def on_validation_epoch_end(self) -> None:
+        values = self.errors["valid"].values()
+        shown = {name: values[name] for name in ("energy_mae", "forces_mae") if name in values}
+        more = {name: values[name] for name in ("energy_per_atom_mae", "stress_mae") if name in values}
+        self.log_dict({f"valid/{name}": value for name, value in shown.items()}, prog_bar=True, sync_dist=True)
+        self.log_dict({f"valid/{name}": value for name, value in more.items()}, sync_dist=True)
+        self.errors["valid"].reset()
+
     def on_test_epoch_start(self) -> None:
         self.tested = []
+        groups = getattr(self.trainer.datamodule.sets["test"], "labels", ("",))
+        self.errors["test"] = PotentialErrors(self.model.elements, groups).to(self.device)
         self._generator = torch.Generator().manual_seed(self.seed)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         predicted = self(batch) if self.test_rotations == 1 else self._averaged(batch)
         self._measure("test", predicted, batch)
-        self.tested.append((predicted, _target(batch)))
+        self.tested.append(Tested(predicted, _target(batch), batch.ptr.diff(), self._references(batch)))
+
+    def on_test_epoch_end(self) -> None:
+        values = self.errors["test"].values()
+        self.log_dict({f"test/{name}": value for name, value in values.items()}, sync_dist=True)
+        self.error_tables = self.errors["test"].tables()
 
     def on_test_end(self) -> None:
-        if self.trainer.is_global_zero:
-            self._draw()
+        if self.trainer.is_global_zero and self.tested:
+            draw_parities(folder_of(self.trainer) / "parity.png", self.tested)
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> EnergyForces:
+    def predict_step(self, batch: Batch, batch_idx: int) -> EnergyForces | EnergyForcesStress:
         return self(batch)
 
     def report(self) -> str:
-        metrics = self.trainer.callback_metrics
-        energy, forces = (f"{float(metrics[f'test/{name}_mae']):.2f}" for name in ("energy", "forces"))
         averaged = f"mean of {self.test_rotations} rotations" if self.test_rotations > 1 else "as given"
-        return format_table(
-            [
-                (f"test set, {averaged}", "energy MAE (meV)", "force MAE (meV/Å)"),
-                (f"PONITA, {self.trainer.datamodule.molecule}", energy, forces),
-            ]
-        )
+        molecule = getattr(self.trainer.datamodule, "molecule", None)
+        if molecule is not None:
+            return molecule_report(molecule, f"test set, {averaged}", self.trainer.callback_metrics)
+        name = getattr(self.trainer.datamodule, "tested_on", "test set")
+        return error_report(self.errors["test"], self.error_tables, f"{name}, {averaged}")
 
     def _measure(self, stage: str, predicted: EnergyForces, batch: Batch) -> None:
-        for name, weight in (("energy", batch.num_graphs), ("forces", batch.num_nodes)):
-            metric = self.errors[f"{stage}_{name}"]
-            # Differences first: total energies do not fit float32 to a meV.
-            error = MILLI * (getattr(predicted, name) - getattr(batch, name))
-            metric(error, torch.zeros_like(error))
-            shown = stage == "valid"
-            self.log(f"{stage}/{name}_mae", metric, prog_bar=shown, batch_size=weight, on_step=False, on_epoch=True)
+        group = batch.label if stage == "test" and "label" in batch else torch.zeros_like(batch.ptr[1:])
+        element = self.model.element_of(batch.numbers)
+        self.errors[stage].update(predicted, _target(batch), batch.batch, element, group)
 
-    def _averaged(self, batch: Batch) -> EnergyForces:
-        """Mean over rotated copies, forces rotated back."""
-        energies, forces = [], []
+    def _averaged(self, batch: Batch) -> EnergyForces | EnergyForcesStress:
+        """Mean over rotated copies, forces and stresses rotated back."""
+        copies = []
         for _ in range(self.test_rotations):
             turns = random_rotations(batch.num_graphs, generator=self._generator, dtype=batch.pos.dtype).to(batch.pos)
             predicted = self(self.rotate_batch(batch, turns))
-            energies.append(predicted.energy)
-            forces.append(rotate(predicted.forces, turns.mT, batch.batch))
-        return EnergyForces(torch.stack(energies).mean(0), torch.stack(forces).mean(0))
+            forces = rotate(predicted.forces, turns.mT, batch.batch)
+            stress = (turns.mT @ predicted.stress @ turns,) if isinstance(predicted, EnergyForcesStress) else ()
+            copies.append(type(predicted)(predicted.energy, forces, *stress))
+        return type(copies[0])(*(torch.stack(values).mean(0) for values in zip(*copies, strict=True)))
 
-    def _draw(self) -> None:
-        predicted, true = zip(*self.tested, strict=True)
-        with figure(folder_of(self.trainer) / "parity.png", columns=2) as axes:
-            true_energy, energy = (torch.cat([part.energy for part in parts]).cpu() for parts in (true, predicted))
-            offset = true_energy.mean()
-            draw_parity(axes[0], MILLI * (true_energy - offset), MILLI * (energy - offset), "energy", "meV")
-            true_forces, forces = (
-                torch.cat([part.forces for part in parts]).flatten().cpu() for parts in (true, predicted)
-            )
-            draw_parity(axes[1], true_forces, forces, "forces", "eV/Å")
+    def _complete(self, batch: Batch) -> Batch:
+        """The batch with neighbour lists where it came without, and with numbers in the place of the heads' names."""
+        if "neighbors" not in batch and (self.model.network.config["cutoff"] is not None or "cell" in batch):
+            periodic = [batch.cell, batch.pbc] if "cell" in batch else []
+            batch.neighbors, offsets = self.model.neighbors(batch.pos, batch.batch, *periodic)
+            if offsets is not None:
+                batch.offsets = offsets
+        if "head" in batch and isinstance(batch.head, list):
+            if len(self.model.heads) == 1:
+                del batch["head"]
+            else:
+                numbers = [self.model.heads.index(name) for name in batch.head]
+                batch.head = torch.tensor(numbers, device=batch.pos.device)
+        return batch
+
+    def _references(self, batch: Batch) -> Tensor:
+        """[G] sum of the reference energies of each structure's atoms, eV."""
+        head = batch.head.index_select(0, batch.batch) if "head" in batch else 0
+        energies = self.model.reference_energies[head, self.model.element_of(batch.numbers)]
+        return energies.new_zeros(batch.num_graphs).index_add_(0, batch.batch, energies)
 
 
-def _target(batch: Batch) -> EnergyForces:
-    return EnergyForces(batch.energy, batch.forces)
+def _target(batch: Batch) -> EnergyForces | EnergyForcesStress:
+    labels = (batch.energy, batch.forces)
+    return EnergyForcesStress(*labels, batch.stress) if "stress" in batch else EnergyForces(*labels)

@@ -26,6 +26,14 @@ POTENTIAL = [
     *("--model.init_args.model.init_args.hidden_channels", "8", "--model.init_args.model.init_args.num_layers", "2"),
     *("--model.init_args.model.init_args.basis_channels", "8"),
 ]
+SUPERPIXEL = [
+    *("--config", "superpixel/quick", "--trainer.max_epochs", "2", "--trainer.enable_progress_bar", "false"),
+    *("--trainer.num_sanity_val_steps", "0", "--trainer.enable_model_summary", "false"),
+    *("--data.init_args.mnist_folder", "digits", "--data.init_args.download", "false"),
+    *("--data.init_args.num_valid", "6", "--data.init_args.batch_size", "6"),
+    *("--model.init_args.model.init_args.hidden_channels", "8", "--model.init_args.model.init_args.num_layers", "2"),
+    *("--model.init_args.model.init_args.basis_channels", "8"),
+]
 
 
 def write_springs(root: Path, num_frames: int = 50) -> Path:

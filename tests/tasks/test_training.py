@@ -9,11 +9,10 @@ from support.tiny_runs import NBODY, POTENTIAL, weights, write_springs
 
 from ponita.data.nbody import load_nbody
 from ponita.tasks import runs
-from ponita.tasks.base import NonFiniteLossError
 from ponita.tasks.cli import run
 from ponita.tasks.nbody import NBodyDataModule, NBodyTask
 from ponita.tasks.potential import EnergyForceTask, RMD17DataModule
-from ponita.training import OptimizerConfig, parameter_groups, warmup_cosine
+from ponita.training import NonFiniteLossError, OptimizerConfig, parameter_groups, warmup_cosine
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,8 @@ ALLOWED = {
     "models": {"geometry", "data", "ops", "nn"},
     "training": {"geometry", "data", "ops", "nn", "models"},
     "testing": {"geometry", "ops", "nn", "models"},
-    "tasks": {"geometry", "data", "ops", "nn", "models", "training"},
+    "interfaces": {"geometry", "data", "ops", "nn", "models"},
+    "tasks": {"geometry", "data", "ops", "nn", "models", "training", "interfaces"},
 }
 
 
