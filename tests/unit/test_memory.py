@@ -22,7 +22,9 @@ def test_freed_memory_is_used_again_without_page_faults():
     if not keep_freed_memory():
         pytest.skip("the C library is not glibc")
     faults = {
-        mode: int(subprocess.run([sys.executable, "-c", STEPS, mode], capture_output=True, text=True, check=True).stdout)
+        mode: int(
+            subprocess.run([sys.executable, "-c", STEPS, mode], capture_output=True, text=True, check=True).stdout
+        )
         for mode in ("keep", "default")
     }
     assert faults["keep"] < 100 < faults["default"]

@@ -1,0 +1,1 @@
+"""Molecular dynamics with a trained potential."""

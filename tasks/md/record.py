@@ -1,0 +1,146 @@
+"""What a simulation leaves behind: frames and a table, both whole whenever it is stopped."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+from ase import Atoms, units
+from ase.io import read, write
+
+from ponita.data import replacing
+from ponita.tasks.md.dynamics import degrees_of_freedom
+
+TRAJECTORY, LOG = "trajectory.xyz", "log.csv"
+COLUMNS = (
+    "step",
+    "time_ps",
+    "potential_energy_eV",
+    "kinetic_energy_eV",
+    "total_energy_eV",
+    "temperature_K",
+    "pressure_GPa",
+    "volume_A3",
+    "max_force_eV_per_A",
+    "max_force_std_eV_per_A",
+)
+
+
+class Recorder:
+    """Appends frames to trajectory.xyz and rows to log.csv.
+
+    Args:
+        folder: of the simulation.
+        atoms: that move.
+        timestep: fs.
+        ensemble: as in `Conditions`.
+        step: of the last frame there is already, or -1.
+    """
+
+    def __init__(self, folder: Path, atoms: Atoms, timestep: float, ensemble: str, step: int = -1) -> None:
+        self.folder, self.atoms, self.timestep = folder, atoms, timestep
+        self.freedom = degrees_of_freedom(atoms, ensemble)
+        self.last_row = self.last_frame = step
+        folder.mkdir(parents=True, exist_ok=True)
+        if step < 0:
+            (folder / TRAJECTORY).touch()
+            (folder / LOG).write_text(",".join(COLUMNS) + "\n", encoding="utf-8")
+
+    def row(self, step: int) -> dict[str, float | str]:
+        """Write a row of the table and return it; a step is written once."""
+        values = self._values(step)
+        if step > self.last_row:
+            with (self.folder / LOG).open("a", encoding="utf-8") as file:
+                file.write(",".join(f"{v:.10g}" if isinstance(v, float) else str(v) for v in values.values()) + "\n")
+            self.last_row = step
+        return values
+
+    def frame(self, step: int) -> None:
+        """Append a frame with momenta and results; a step is written once."""
+        if step <= self.last_frame:
+            return
+        frame = self.atoms.copy()
+        frame.calc = self.atoms.calc
+        frame.info |= {"step": step, "time_ps": self._time(step)}
+        results = self.atoms.calc.results
+        if "forces_std" in results:
+            frame.arrays["forces_std"] = results["forces_std"]
+            frame.info |= {name: results[name] for name in ("energy_std", "max_force_std")}
+        text = io.StringIO()
+        write(text, frame, format="extxyz")
+        with (self.folder / TRAJECTORY).open("a", encoding="utf-8") as file:
+            file.write(text.getvalue())
+        self.last_frame = step
+
+    def _values(self, step: int) -> dict[str, float | str]:
+        atoms = self.atoms
+        potential, kinetic = float(atoms.get_potential_energy()), float(atoms.get_kinetic_energy())
+        crystal = bool(atoms.pbc.all())
+        pressure = -float(atoms.get_stress(include_ideal_gas=True)[:3].mean()) / units.GPa if crystal else ""
+        force = float(np.linalg.norm(atoms.get_forces(), axis=1).max())
+        temperature = 2 * kinetic / (self.freedom * units.kB)
+        volume = float(atoms.get_volume()) if crystal else ""
+        spread = atoms.calc.results.get("max_force_std", "")
+        energies = (potential, kinetic, potential + kinetic)
+        values = (step, self._time(step), *energies, temperature, pressure, volume, force, spread)
+        return dict(zip(COLUMNS, values, strict=True))
+
+    def _time(self, step: int) -> float:
+        return step * self.timestep / 1000
+
+
+def resume(folder: Path) -> tuple[Atoms, int]:
+    """The last whole frame and its step; what was written after it is dropped from both files.
+
+    Args:
+        folder: of the simulation.
+
+    Raises:
+        ValueError: if there is no frame.
+    """
+    path = folder / TRAJECTORY
+    start, end = _last_frame(path)
+    if end == 0:
+        raise ValueError(f"{path} has no frame to continue from; start without --continue.")
+    with path.open("r+b") as file:
+        file.seek(start)
+        text = file.read(end - start).decode()
+        file.truncate(end)
+    atoms = read(io.StringIO(text), format="extxyz")
+    step = int(atoms.info["step"])
+    _keep_rows(folder / LOG, step)
+    return atoms, step
+
+
+def read_log(path: Path) -> dict[str, np.ndarray]:
+    """The columns of a log.csv that have numbers."""
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    names = [name for name in COLUMNS if rows and rows[0][name]]
+    return {name: np.array([float(row[name]) for row in rows]) for name in names}
+
+
+def _last_frame(path: Path) -> tuple[int, int]:
+    """First byte of the last whole frame of a file, and the byte after it."""
+    start = end = 0
+    if not path.is_file():
+        return start, end
+    with path.open("rb") as file:
+        while count := file.readline():
+            if not count.strip().isdigit():
+                break
+            lines = [file.readline() for _ in range(int(count) + 1)]
+            if not lines[-1].endswith(b"\n"):
+                break
+            start, end = end, file.tell()
+    return start, end
+
+
+def _keep_rows(path: Path, step: int) -> None:
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
+    whole = [line for line in lines[1:] if line.endswith("\n")]
+    kept = [line for line in whole if int(line.split(",", 1)[0]) <= step]
+    with replacing(path) as temporary:
+        temporary.write_text("".join([",".join(COLUMNS) + "\n", *kept]), encoding="utf-8")

@@ -1,0 +1,1 @@
+"""Relaxation of structures with a trained potential."""
