@@ -3,7 +3,7 @@
     python benchmarks/superpixel.py --mnist_folder DIR [--seeds 0] [--threads 2] [--variants NAME ...]
 
 Trains `superpixel/quick` with the changes of each variant, one after another, tests on the images as given and on images
-turned at random, and writes accuracies and times to benchmarks/results/superpixel.json. Runs that are finished in
+turned at random, and writes accuracies and times to --out (benchmarks/results/superpixel.json). Runs that are finished in
 --folder are read, not repeated.
 """
 
@@ -26,11 +26,13 @@ from ponita.tasks.pictures import format_table, read_metrics
 NETWORK = "--model.init_args.model.init_args"
 NO_AUGMENTATION = ["--model.init_args.augment", "false"]
 ONE_DIRECTION = [f"{NETWORK}.num_orientations", "1"]
+EIGHT_DIRECTIONS = [f"{NETWORK}.num_orientations", "8"]
 #: Changes of superpixel/quick. One direction for all points is a fixed frame: translations remain, rotations do not.
 #: On R2 every rotation leaves every number the same, so that augmentation changes nothing.
 VARIANTS = {
     "R2xS1, augmented": [],
     "R2xS1": NO_AUGMENTATION,
+    "R2xS1 with 8 directions": [*EIGHT_DIRECTIONS, *NO_AUGMENTATION],
     "R2": [f"{NETWORK}.space", "R2", f"{NETWORK}.kernel", "mlp", *NO_AUGMENTATION],
     "one direction, augmented": ONE_DIRECTION,
     "one direction": [*ONE_DIRECTION, *NO_AUGMENTATION],
@@ -49,7 +51,8 @@ def train(variant: str, seed: int, arguments: argparse.Namespace) -> dict[str, A
     folder = Path(arguments.folder) / f"{variant.replace(', ', '-').replace(' ', '-')}-{seed}"
     finished = folder / "cost.json"
     if not finished.is_file():
-        finished.write_text(json.dumps(_fit(folder, VARIANTS[variant], seed, arguments)) + "\n")
+        cost = _fit(folder, VARIANTS[variant], seed, arguments)
+        finished.write_text(json.dumps(cost) + "\n")
     metrics = read_metrics(folder / "metrics.csv")
     accuracies = {name: list(metrics[f"test/{name}"].values())[-1] for name in ("accuracy", "accuracy_rotated")}
     epochs = 1 + max(metrics["train/loss"])
@@ -84,6 +87,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
     parser.add_argument("--folder", default="runs/superpixel")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "superpixel.json")
     arguments = parser.parse_args()
 
     # Once, so that no training is charged for it.
@@ -95,14 +99,14 @@ def main() -> None:
         rows.append((f"{run['variant']}, {run['seed']}", *cells))
     print(format_table(rows))
     record = {
-        "command": "python benchmarks/superpixel.py --mnist_folder DIR",
+        "command": f"python benchmarks/superpixel.py --mnist_folder DIR --threads {arguments.threads}",
         "config": "superpixel/quick",
         "data": data["train"].source,
         "variants": {name: " ".join(VARIANTS[name]) for name in arguments.variants},
         "runs": runs,
         **environment(arguments.threads),
     }
-    write(record, Path(__file__).parent / "results" / "superpixel.json")
+    write(record, arguments.out)
 
 
 if __name__ == "__main__":

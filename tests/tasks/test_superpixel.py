@@ -120,6 +120,14 @@ def test_validation_images_are_a_seeded_choice_apart_from_training():
     assert not rows[0]["train"] & rows[0]["valid"]
 
 
+def test_the_unit_scales_positions_of_all_parts_and_nothing_else():
+    pixels, units = data(), data(unit=3.5)
+    for name in ("train", "valid", "test"):
+        in_pixels, scaled = (module.sets[name].__getitems__([0, 1]) for module in (pixels, units))
+        torch.testing.assert_close(3.5 * scaled.pos, in_pixels.pos)
+        assert torch.equal(scaled.edge_index, in_pixels.edge_index) and torch.equal(scaled.x, in_pixels.x)
+
+
 def test_turning_moves_positions_alone_and_a_symmetry_of_the_grid_changes_nothing():
     batch, classifier = data().first_batch(), task().double()
     batch.pos, batch.x = batch.pos.double(), batch.x.double()
@@ -187,6 +195,7 @@ def test_confusion_matrices_are_drawn_with_true_classes_as_rows(tmp_path):
         (["--data.init_args.source", "slick"], "source='slick'"),
         (["--data.init_args.num_valid", "24"], "num_valid=24 of 24 training images leaves none"),
         (["--data.init_args.num_valid", "0"], "num_valid=0"),
+        (["--data.init_args.unit", "0"], "unit=0"),
     ],
 )
 def test_mistakes_get_one_clear_message(capsys, options, message):
