@@ -10,11 +10,14 @@ import resource, sys, torch
 from ponita.ops import keep_freed_memory
 if sys.argv[1] == "keep":
     keep_freed_memory()
-for step in range(3):
+faults = []
+for step in range(10):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     tensors = [torch.ones(5_000_000) for _ in range(5)]
     del tensors
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+# A small allocation may now and then fall into the hole of a large one, which then is taken elsewhere: the heap grows once.
+print(sorted(faults)[len(faults) // 2])
 """
 
 
@@ -27,4 +30,4 @@ def test_freed_memory_is_used_again_without_page_faults():
         )
         for mode in ("keep", "default")
     }
-    assert faults["keep"] < 100 < faults["default"]
+    assert 10 * faults["keep"] < faults["default"], faults
