@@ -2,13 +2,14 @@
 
     python benchmarks/report.py [--results benchmarks/results] [--docs docs]
 
-The files are written by `ponita bench --out benchmarks/results/NAME.json`, and by benchmarks/spline_accuracy.py.
+The files are written by `ponita bench --out benchmarks/results/NAME.json`, and by the other files of this folder.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from ponita.tasks.bench.scaling import departure, departure_from_line
-from ponita.tasks.bench.tables import remarks, table
+from ponita.tasks.bench.tables import DAY_AT_1_FS, remarks, table
 from ponita.tasks.pictures import figure
 
 HERE = Path(__file__).resolve().parent
@@ -55,6 +56,16 @@ PyTorch Geometric six layers of 128 channels. MACE pins versions, so it is measu
     peers/bin/ponita bench --case S2 --variant eager "mlp cpp" "spline cpp" "PyG SchNet" "PyG ViSNet" MACE \\
         --out benchmarks/results/peers.json
 """
+DYNAMICS = """
+Molecular dynamics through ASE as a user runs it: velocity Verlet at 300 K with a calculator, so that neighbour lists, the
+Python of ASE and stresses are in the times. Medians over blocks of steps after a warm-up. *mlp* and *tabulated* (128 x
+64 nodes) have 64 channels, 12 directions and three layers, MACE (mace-torch, its ASE calculator without compilation) two
+interactions of the features in its name with correlation 3; all end at 5 Å and compute in float32. **All weights are
+random**: this is about speed, not accuracy, and networks of other sizes take other times. Their energies are scaled down
+until atoms fly almost freely at their thermal velocities, which sets how soon a list of neighbours has to be made again.
+The classical potentials of ASE are Python and NumPy, with one thread. TIP3P needs rigid molecules, and of its step the
+constraints of ASE take 99 %: its forces alone take about 10 ms.
+"""
 
 
 def main() -> None:
@@ -69,6 +80,8 @@ def main() -> None:
     for record in records.values():
         if "scaling" in record.get("cases", {}):
             draw_scaling(record["cases"]["scaling"], arguments.docs / "benchmarks.png")
+        if "dynamics" in record:
+            draw_dynamics(record, arguments.docs / "dynamics.png")
 
 
 def page(records: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
@@ -82,6 +95,8 @@ def page(records: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
             yield from _benchmark(name, record)
         elif "force_mae_over_mlp" in record:
             yield from _accuracy(name, record)
+        elif "dynamics" in record:
+            yield from _dynamics(name, record)
         elif record.get("config") == "superpixel/quick":
             yield from _superpixels(name, record)
 
@@ -115,6 +130,51 @@ def draw_scaling(case: Mapping[str, Any], path: Path) -> None:
     with figure(path, columns=len(names)) as axes:
         for axis, name in zip(axes, names, strict=True):
             _draw_sweep(axis, case, name)
+
+
+def dynamics_table(record: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Rows for all runs of `benchmarks/dynamics.py`, the first their head.
+
+    Args:
+        record: what that wrote.
+    """
+    rows = [("cell", "calculator", "threads", "ms/step: median (least)", "ns/day", "atom-steps/s", "steps for a list")]
+    for run in record["dynamics"]:
+        cell, times = record["cells"][run["cell"]], run["seconds per step"]
+        median = statistics.median(times)
+        numbers = (f"{DAY_AT_1_FS * cell['step'] / median:.3g}", f"{cell['atoms'] / median:,.0f}")
+        lists = f"{run['steps'] * len(times) / run['lists']:.0f}" if run.get("lists") else ""
+        milli = f"{1e3 * median:.0f} ({1e3 * min(times):.0f})"
+        rows.append((run["cell"], run["calculator"], str(run["threads"]), milli, *numbers, lists))
+    return rows
+
+
+def draw_dynamics(record: Mapping[str, Any], path: Path) -> None:
+    """Bars of ns/day, a panel for each cell.
+
+    Args:
+        record: what `benchmarks/dynamics.py` wrote.
+        path: PNG to write.
+    """
+    cells = {name: [run for run in record["dynamics"] if run["cell"] == name] for name in record["cells"]}
+    cells = {name: runs for name, runs in cells.items() if runs}
+    with figure(path, columns=len(cells)) as axes:
+        for axis, (name, runs) in zip(axes, cells.items(), strict=True):
+            labels = list(dict.fromkeys(run["calculator"] for run in runs))[::-1]
+            counts = sorted({run["threads"] for run in runs})
+            for k, threads in enumerate(counts):
+                some = [run for run in runs if run["threads"] == threads]
+                step = record["cells"][name]["step"]
+                speeds = [DAY_AT_1_FS * step / statistics.median(run["seconds per step"]) for run in some]
+                height = 0.8 / len(counts)
+                places = [labels.index(run["calculator"]) - height * (k - (len(counts) - 1) / 2) for run in some]
+                bars = axis.barh(places, speeds, height, label=f"{threads} thread" + "s" * (threads > 1))
+                axis.bar_label(bars, fmt="%.2g", padding=2)
+            axis.set(xscale="log", xlabel="ns/day", title=f"{name}, {record['cells'][name]['atoms']} atoms")
+            axis.set_yticks(range(len(labels)), labels)
+            axis.margins(x=0.2)
+            axis.grid(alpha=0.3, axis="x")
+            axis.legend(frameon=False)
 
 
 def _draw_sweep(axis: Axes, case: Mapping[str, Any], name: str) -> None:
@@ -179,6 +239,23 @@ def _accuracy(name: str, record: Mapping[str, Any]) -> Iterator[str]:
     yield markdown(rows)
     ratios = (f"{ratio:.3f} on {nodes} nodes" for nodes, ratio in record["force_mae_over_mlp"].items())
     yield f"Force error of spline kernels over that of mlp kernels, mean over seeds: {', '.join(ratios)}.\n"
+
+
+def _dynamics(name: str, record: Mapping[str, Any]) -> Iterator[str]:
+    machine = record["machine"]
+    yield f"## {name}\n"
+    yield (
+        f"`{record['command']}`; {machine['cpu']} ({machine['instructions']}), {machine['cores']} cores; "
+        + ", ".join(f"{k} {v}" for k, v in record["versions"].items())
+        + ".\n"
+    )
+    for label, cell in record["cells"].items():
+        box = " x ".join(f"{side:.2f}" for side in cell["box"])
+        yield f"- {label}: {cell['about']}, {cell['atoms']} atoms in {box} Å, steps of {cell['step']} fs"
+    yield DYNAMICS
+    yield markdown(dynamics_table(record))
+    yield "![ns/day of every calculator](dynamics.png)\n"
+    yield from (f"- not measured, {name}: {reason}" for name, reason in record["skipped"].items())
 
 
 def _superpixels(name: str, record: Mapping[str, Any]) -> Iterator[str]:
