@@ -85,11 +85,12 @@ class PonitaTorchSim(ModelInterface):
             **kwargs: not read.
 
         Returns:
-            energy [S] eV; forces [N, 3] eV/Å; stress [S, 3, 3] eV/Å³, positive in tension, zero for molecules.
+            energy [S] eV; forces [N, 3] eV/Å; stress [S, 3, 3] eV/Å³, positive in tension, zero where there is no volume (molecules,
+            slabs without a third cell vector).
         """
         values = state if isinstance(state, Mapping) else {name: getattr(state, name) for name in READ}
-        inputs, periodic = self._inputs(values)
-        num_systems, want_stress = inputs["num_graphs"], self._compute_stress and periodic
+        inputs, has_stress = self._inputs(values)
+        num_systems, want_stress = inputs["num_graphs"], self._compute_stress and has_stress
         potential = self.evaluator.potential
         if not (self._compute_forces or want_stress):
             with torch.no_grad():
@@ -105,7 +106,7 @@ class PonitaTorchSim(ModelInterface):
         return result
 
     def _inputs(self, values: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
-        """Arguments of the potential, and whether anything is periodic."""
+        """Arguments of the potential, and whether there are stresses: periodic directions, and a volume."""
         pos = values["positions"].detach().to(self._device, self._dtype)
         numbers = values["atomic_numbers"].to(self._device, torch.int64)
         self.evaluator.check_elements(numbers)
@@ -119,4 +120,5 @@ class PonitaTorchSim(ModelInterface):
             return inputs, False
         cell = values["cell"].detach().to(self._device, self._dtype).view(-1, 3, 3).mT  # rows here, columns there
         edge_index, offsets = self.evaluator.potential.neighbors(pos, batch, cell, pbc.expand(num_systems, 3))
-        return {**inputs, "cell": cell, "edge_index": edge_index, "offsets": offsets}, True
+        has_volume = bool((torch.linalg.det(cell) != 0).all())
+        return {**inputs, "cell": cell, "edge_index": edge_index, "offsets": offsets}, has_volume

@@ -21,6 +21,9 @@ from ponita.tasks.ensemble.pictures import draw_calibration
 from ponita.tasks.pictures import format_table
 
 MILLI = 1000.0
+UNITS = {"energy": "meV/atom", "forces": "eV/Å"}
+#: Errors below which there is nothing to correlate.
+FEWEST = 2
 
 
 class Calibration(NamedTuple):
@@ -52,15 +55,22 @@ def calibrate_committee(root: Path, folders: Sequence[Path]) -> str:
         folders: runs of the members.
 
     Raises:
-        ValueError: if the members have different test sets.
+        ValueError: if the members have different test sets, or the test set next to no labels.
     """
     task, data = _task_and_data(folders)
     values = _evaluate(task, data, [load(folder / "checkpoints" / "best.ckpt") for folder in folders])
-    energy, forces = _energies(*values["energy"]), _vectors(*values["forces"])
-    draw_calibration(root / "calibration.png", {"forces": (forces, "eV/Å"), "energy": (energy, "meV/atom")})
-    table = _table([folder.name for folder in folders], energy, forces)
+    parts = {}
+    for name, compare in (("energy", _energies), ("forces", _vectors)):
+        predicted, true = values[name]
+        known = true.isfinite().reshape(len(true), -1).all(1)
+        if int(known.sum()) >= FEWEST:
+            parts[name] = compare(predicted[:, known], true[known])
+    if not parts:
+        raise ValueError(f"the test set has fewer than {FEWEST} energies and forces; expected more to compare with.")
+    draw_calibration(root / "calibration.png", {name: (part, UNITS[name]) for name, part in parts.items()})
+    table = _table([folder.name for folder in folders], parts)
     (root / "calibration.txt").write_text(table + "\n", encoding="utf-8")
-    numbers = {name: part.scores() | {"mae": part.committee} for name, part in (("energy", energy), ("forces", forces))}
+    numbers = {name: part.scores() | {"mae": part.committee} for name, part in parts.items()}
     (root / "calibration.json").write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
     return table
 
@@ -116,27 +126,24 @@ def _evaluate_batch(task: Task, batch: Batch, members: Sequence[Any]) -> tuple[T
 
 
 def _energies(predicted: Tensor, true: Tensor) -> Calibration:
-    """In meV/atom; structures without a label are left out."""
-    known = true.isfinite()
-    predicted, true = MILLI * predicted[:, known], MILLI * true[known]
+    """In meV/atom."""
+    predicted, true = MILLI * predicted, MILLI * true
     error = (predicted.mean(0) - true).abs()
     return Calibration(error, predicted.std(0), (predicted - true).abs().mean(1), float(error.mean()))
 
 
 def _vectors(predicted: Tensor, true: Tensor) -> Calibration:
-    """In eV/Å; atoms without a label are left out."""
-    known = true.isfinite().all(1)
-    predicted, true = predicted[:, known], true[known]
+    """In eV/Å."""
     difference = predicted.mean(0) - true
     members = (predicted - true).abs().mean((1, 2))
     return Calibration(difference.norm(dim=1), vector_spread(predicted), members, float(difference.abs().mean()))
 
 
-def _table(names: Sequence[str], energy: Calibration, forces: Calibration) -> str:
-    rows = [("test set", "energy MAE (meV/atom)", "force MAE (meV/Å)")]
-    errors = [*zip(names, energy.members, forces.members, strict=True), ("mean", energy.committee, forces.committee)]
-    rows += [(name, f"{float(e):.3f}", f"{MILLI * float(f):.2f}") for name, e, f in errors]
-    scores = energy.scores(), forces.scores()
-    rows.append(("rank correlation of error and spread", *(f"{s['spearman']:.2f}" for s in scores)))
-    rows.append(("rms error / rms spread", *(f"{s['error_over_spread']:.2f}" for s in scores)))
-    return format_table(rows)
+def _table(names: Sequence[str], parts: dict[str, Calibration]) -> str:
+    """A column for each quantity: errors of the members and of their mean, and what the spread says of them."""
+    columns = [("test set", *names, "mean", "rank correlation of error and spread", "rms error / rms spread")]
+    for name, part in parts.items():
+        factor, unit = (1.0, UNITS[name]) if name == "energy" else (MILLI, "meV/Å")
+        errors = (f"{factor * float(error):.2f}" for error in (*part.members, part.committee))
+        columns.append((f"{name} MAE ({unit})", *errors, *(f"{score:.2f}" for score in part.scores().values())))
+    return format_table(list(zip(*columns, strict=True)))

@@ -54,11 +54,17 @@ def _draw(axis: Axes, name: str, calibration: Calibration, unit: str) -> None:
     ends = [float(spread.min()), float(spread.max())]
     axis.plot(ends, ends, color="0.4", linestyle="--", linewidth=1, label="error = spread")
     axis.plot(*reliability(error, spread), "o-", color="C3", markersize=4, linewidth=1.2, label="rms in bins")
-    low = float(torch.quantile(error[error > 0][:1_000_000], 0.005)) if bool((error > 0).any()) else None
     axis.set(xscale="log", yscale="log", xlabel=f"spread ({unit})", ylabel=f"|error| ({unit})")
-    axis.set_ylim(bottom=low)
+    axis.set_xlim(left=_lowest(spread))
+    axis.set_ylim(bottom=_lowest(error))
     scores = calibration.scores()
     title = f"{name}: rank correlation {scores['spearman']:.2f}, rms error = {scores['error_over_spread']:.2f} spread"
     axis.set_title(title, fontsize=9)
     axis.grid(alpha=0.3, which="both")
     axis.legend(frameon=False, loc="lower right")
+
+
+def _lowest(values: Tensor) -> float | None:
+    """Where an axis begins: few values, and none that are zero, lie below."""
+    values = values[values > 0][:1_000_000]
+    return 0.8 * float(torch.quantile(values, 0.005)) if len(values) else None

@@ -20,8 +20,13 @@ EPILOG = """examples:
   ponita md --out nve --continue --steps 80000        the other options are those it was started with
 
 The folder holds trajectory.xyz (extended xyz with momenta and forces), log.csv, energy.png and settings.json. Ctrl-C
-ends after the step it is in, with everything written."""
+ends after the step it is in, with everything written.
+
+--continue starts from the last frame, whose numbers have eight decimals. In nve that is all there is; nvt draws new
+noise; in npt the thermostat and the barostat start at rest again, so pressure and cell need a while to settle."""
 SETTINGS = "settings.json"
+#: Options that a simulation keeps from its first step to its last.
+FIXED = ("structure", "ensemble", "timestep")
 
 
 def main(args: Sequence[str]) -> None:
@@ -58,10 +63,10 @@ def _begin(arguments: argparse.Namespace) -> tuple[Atoms, int]:
     """The structure to start from and its step, -1 for a new simulation."""
     folder = arguments.out
     if arguments.go_on:
-        atoms, step = record.resume(folder)
+        atoms, step = record.last_frame(folder)
         return inputs.bare(atoms), step
-    if (folder / record.TRAJECTORY).exists():
-        raise ValueError(f"{folder} holds a simulation; go on with --continue, or name another folder with --out.")
+    remedy = "go on with --continue, or name another folder with --out"
+    inputs.check_unused(folder, (record.TRAJECTORY, record.LOG), remedy)
     return inputs.read_structure(arguments.structure), -1
 
 
@@ -98,10 +103,21 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
         path = arguments.out / SETTINGS
         if not path.is_file():
             raise ValueError(f"{arguments.out} holds no simulation to continue: {path} is missing.")
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        parser.set_defaults(**{k: _as_path(k, v) for k, v in kept.items()})
+        kept = {k: _as_path(k, v) for k, v in json.loads(path.read_text(encoding="utf-8")).items()}
+        parser.set_defaults(**kept)
         arguments = parser.parse_args(args)
+        _check_fixed(arguments, kept)
     return arguments
+
+
+def _check_fixed(arguments: argparse.Namespace, kept: dict[str, object]) -> None:
+    for name in FIXED:
+        given, before = getattr(arguments, name), kept[name]
+        if given != before and not (isinstance(given, Path) and given.resolve() == before):
+            raise ValueError(
+                f"--{name} {given} is not what {arguments.out} was started with, {before}; leave it out, or start another "
+                "simulation without --continue."
+            )
 
 
 def _as_path(name: str, value: object) -> object:
@@ -121,14 +137,20 @@ def _keep_settings(folder: Path, arguments: argparse.Namespace) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="ponita md", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="ponita md",
+        description=__doc__,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     inputs.add_arguments(parser)
     default = dynamics.Conditions()
     parser.add_argument("--ensemble", default=default.ensemble, choices=dynamics.ENSEMBLES)
-    parser.add_argument("--temperature", type=float, default=default.temperature, help="K; default 300")
+    parser.add_argument(
+        "--temperature", type=float, default=default.temperature, help="K, also of the velocities drawn; default 300"
+    )
     parser.add_argument("--timestep", type=float, default=default.timestep, help="fs; default 0.5")
-    parser.add_argument("--steps", type=_positive, default=1000, help="of the whole simulation; default 1000")
+    parser.add_argument("--steps", type=inputs.positive, default=1000, help="of the whole simulation; default 1000")
     parser.add_argument("--pressure", type=float, default=default.pressure, help="GPa, for npt; default 0")
     parser.add_argument(
         "--thermostat_time", type=float, default=default.thermostat_time, help="fs, for nvt and npt; default 100"
@@ -137,15 +159,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--cell", default=default.cell, choices=dynamics.CELLS, help="what npt changes of the cell")
     parser.add_argument("--seed", type=int, default=default.seed, help="of velocities and thermostat; default 0")
     parser.add_argument("--threshold", type=float, help="stop when the committee's force spread passes it, eV/Å")
-    parser.add_argument("--log_every", type=_positive, default=10, help="steps between rows of the log; default 10")
-    parser.add_argument("--save_every", type=_positive, default=100, help="steps between frames; default 100")
+    parser.add_argument(
+        "--log_every", type=inputs.positive, default=10, help="steps between rows of the log; default 10"
+    )
+    parser.add_argument("--save_every", type=inputs.positive, default=100, help="steps between frames; default 100")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="folder to write")
     parser.add_argument("--continue", action="store_true", dest="go_on", help="go on from the last frame in --out")
     return parser
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value}; expected at least 1")
-    return value

@@ -33,7 +33,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=("float32", "float64"), help="default that of the checkpoint")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--skin", type=float, default=0.3, help="of the neighbour list, Å; default 0.3")
-    parser.add_argument("--threads", type=int, help="of torch; default its own choice")
+    parser.add_argument("--threads", type=positive, help="of torch; default its own choice")
+
+
+def positive(text: str) -> int:
+    """A number of steps or threads on the command line."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value}; expected at least 1")
+    return value
+
+
+def check_unused(folder: Path, names: Sequence[str], remedy: str) -> None:
+    """Nothing is written over.
+
+    Args:
+        folder: that a command will write to.
+        names: of files that it writes.
+        remedy: what to do where one is there already.
+
+    Raises:
+        ValueError: where one is.
+    """
+    there = [name for name in names if (folder / name).exists()]
+    if there:
+        raise ValueError(f"{folder} holds {', '.join(there)} already, which would be written over; {remedy}.")
 
 
 def read_structure(path: Path | None) -> Atoms:

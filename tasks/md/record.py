@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,7 @@ class Recorder:
         atoms: that move.
         timestep: fs.
         ensemble: as in `Conditions`.
-        step: of the last frame there is already, or -1.
+        step: of the last frame there is already (`last_frame`), or -1; what was written after it is dropped.
     """
 
     def __init__(self, folder: Path, atoms: Atoms, timestep: float, ensemble: str, step: int = -1) -> None:
@@ -47,13 +48,16 @@ class Recorder:
         if step < 0:
             (folder / TRAJECTORY).touch()
             (folder / LOG).write_text(",".join(COLUMNS) + "\n", encoding="utf-8")
+        else:
+            os.truncate(folder / TRAJECTORY, _end_of_frames(folder / TRAJECTORY)[1])
+            _keep_rows(folder / LOG, step)
 
     def row(self, step: int) -> dict[str, float | str]:
         """Write a row of the table and return it; a step is written once."""
         values = self._values(step)
         if step > self.last_row:
             with (self.folder / LOG).open("a", encoding="utf-8") as file:
-                file.write(",".join(f"{v:.10g}" if isinstance(v, float) else str(v) for v in values.values()) + "\n")
+                file.write(",".join(f"{v:.12g}" if isinstance(v, float) else str(v) for v in values.values()) + "\n")
             self.last_row = step
         return values
 
@@ -61,6 +65,7 @@ class Recorder:
         """Append a frame with momenta and results; a step is written once."""
         if step <= self.last_frame:
             return
+        self.atoms.get_potential_energy()  # so that the results are those of these positions
         frame = self.atoms.copy()
         frame.calc = self.atoms.calc
         frame.info |= {"step": step, "time_ps": self._time(step)}
@@ -91,8 +96,8 @@ class Recorder:
         return step * self.timestep / 1000
 
 
-def resume(folder: Path) -> tuple[Atoms, int]:
-    """The last whole frame and its step; what was written after it is dropped from both files.
+def last_frame(folder: Path) -> tuple[Atoms, int]:
+    """The last whole frame of a simulation and its step; no file is changed.
 
     Args:
         folder: of the simulation.
@@ -101,28 +106,25 @@ def resume(folder: Path) -> tuple[Atoms, int]:
         ValueError: if there is no frame.
     """
     path = folder / TRAJECTORY
-    start, end = _last_frame(path)
+    start, end = _end_of_frames(path)
     if end == 0:
-        raise ValueError(f"{path} has no frame to continue from; start without --continue.")
-    with path.open("r+b") as file:
+        raise ValueError(f"{path} has no frame to continue from; name another folder with --out, without --continue.")
+    with path.open("rb") as file:
         file.seek(start)
         text = file.read(end - start).decode()
-        file.truncate(end)
     atoms = read(io.StringIO(text), format="extxyz")
-    step = int(atoms.info["step"])
-    _keep_rows(folder / LOG, step)
-    return atoms, step
+    return atoms, int(atoms.info["step"])
 
 
 def read_log(path: Path) -> dict[str, np.ndarray]:
-    """The columns of a log.csv that have numbers."""
+    """The columns of a log.csv that have a number in every row."""
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    names = [name for name in COLUMNS if rows and rows[0][name]]
+    names = [name for name in COLUMNS if rows and all(row[name] for row in rows)]
     return {name: np.array([float(row[name]) for row in rows]) for name in names}
 
 
-def _last_frame(path: Path) -> tuple[int, int]:
+def _end_of_frames(path: Path) -> tuple[int, int]:
     """First byte of the last whole frame of a file, and the byte after it."""
     start = end = 0
     if not path.is_file():

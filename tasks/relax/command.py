@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from ase import Atoms, units
@@ -16,14 +16,36 @@ from ase.optimize import BFGS, FIRE, LBFGS
 
 from ponita.data import replacing
 from ponita.tasks.md import inputs
+from ponita.tasks.md.simulate import interrupts
 from ponita.tasks.pictures import format_table
 
-EPILOG = """example:
+EPILOG = """examples:
   ponita relax --ckpt_path runs/potential-quick/checkpoints/best.ckpt --structure ethanol.xyz --out relaxed
+  ponita relax --ckpt_path best.ckpt --structure crystal.cif --cell --pressure 5 --dtype float64 --out at5GPa
 
-The folder holds relaxed.xyz, the path in path.xyz (both extended xyz) and log.csv. Without --fmax in reach within
---steps the command ends with status 1, and relaxed.xyz is the last structure."""
+The folder holds relaxed.xyz, the path in path.xyz (both extended xyz) and log.csv. With --cell what falls is the
+enthalpy, energy + pressure x volume. Without --fmax in reach within --steps, or after Ctrl-C, the command ends with
+status 1, and relaxed.xyz is the last structure; go on from it with --structure."""
 OPTIMIZERS = {"bfgs": BFGS, "fire": FIRE, "lbfgs": LBFGS}
+RELAXED, PATH, LOG = "relaxed.xyz", "path.xyz", "log.csv"
+
+
+class Ending(NamedTuple):
+    """How a relaxation ended.
+
+    Attributes:
+        converged: whether forces are below the limit.
+        steps: that were made.
+        interrupted: whether it was ended by Ctrl-C.
+    """
+
+    converged: bool
+    steps: int
+    interrupted: bool
+
+    def __str__(self) -> str:
+        how = "converged" if self.converged else "INTERRUPTED" if self.interrupted else "NOT converged"
+        return f"{how} in {self.steps} steps"
 
 
 def main(args: Sequence[str]) -> None:
@@ -38,21 +60,23 @@ def main(args: Sequence[str]) -> None:
     """
     arguments = _parser().parse_args(args)
     atoms = inputs.read_structure(arguments.structure)
-    if arguments.cell and not atoms.pbc.all():
-        raise ValueError(f"--cell needs a periodic structure; this one has pbc={atoms.pbc.tolist()}.")
+    _check(arguments, atoms)
     atoms.calc = inputs.make_calculator(arguments)
-    before = _state(atoms, arguments.cell)
+    before = _state(atoms, arguments)  # what is wrong with the structure is said before anything is written
     arguments.out.mkdir(parents=True, exist_ok=True)
-    converged, steps = relax(atoms, arguments)
-    _write(arguments.out / "relaxed.xyz", atoms)
-    print(_table(before, _state(atoms, arguments.cell)))
-    print(f"\n{'converged' if converged else 'NOT converged'} in {steps} steps; everything is in {arguments.out}")
-    if not converged:
+    ending = relax(atoms, arguments)
+    with replacing(arguments.out / RELAXED) as temporary:
+        write(temporary, atoms, format="extxyz")
+    after = _state(atoms, arguments)
+    rows = [(name, f"{before[name]:.6f}", f"{after[name]:.6f}") for name in before]
+    print(format_table([("", "before", "after"), *rows]))
+    print(f"\n{ending}; everything is in {arguments.out}")
+    if not ending.converged:
         sys.exit(1)
 
 
-def relax(atoms: Atoms, arguments: argparse.Namespace) -> tuple[bool, int]:
-    """Move a structure; returns whether forces are below the limit, and the number of steps.
+def relax(atoms: Atoms, arguments: argparse.Namespace) -> Ending:
+    """Move a structure, writing the path and the log on the way.
 
     Args:
         atoms: with a calculator.
@@ -60,51 +84,63 @@ def relax(atoms: Atoms, arguments: argparse.Namespace) -> tuple[bool, int]:
     """
     moves = FrechetCellFilter(atoms, scalar_pressure=arguments.pressure * units.GPa) if arguments.cell else atoms
     search = OPTIMIZERS[arguments.optimizer](moves, logfile=None)
-    path, log = arguments.out / "path.xyz", arguments.out / "log.csv"
-    path.write_text("")
-    with log.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["step", "energy_eV", "max_force_eV_per_A", "max_stress_eV_per_A3"])
-
-        def record() -> None:
-            state = _state(atoms, arguments.cell)
-            writer.writerow([search.nsteps, *(f"{value:.10g}" for value in state.values())])
-            file.flush()
-            _write(path, atoms, append=True)
-
-        search.attach(record, interval=1)
-        converged = bool(search.run(fmax=arguments.fmax, steps=arguments.steps))
-    return converged, search.nsteps
+    with (arguments.out / LOG).open("w", encoding="utf-8") as log, interrupts() as interrupted:
+        log.write(",".join(["step", *(_column(name) for name in _state(atoms, arguments))]) + "\n")
+        for reached in search.irun(fmax=arguments.fmax, steps=arguments.steps):
+            converged = bool(reached)
+            values = (f"{value:.10g}" for value in _state(atoms, arguments).values())
+            log.write(",".join([str(search.nsteps), *values]) + "\n")
+            log.flush()
+            write(arguments.out / PATH, atoms, format="extxyz", append=True)
+            if interrupted:
+                break
+    return Ending(converged, search.nsteps, bool(interrupted))
 
 
-def _state(atoms: Atoms, cell: bool) -> dict[str, float]:
-    forces = np.linalg.norm(atoms.get_forces(), axis=1)
-    state = {"energy (eV)": float(atoms.get_potential_energy()), "largest force (eV/Å)": float(forces.max())}
-    return {**state, "largest stress (eV/Å³)": float(np.abs(atoms.get_stress()).max())} if cell else state
+def _check(arguments: argparse.Namespace, atoms: Atoms) -> None:
+    if not 0 < arguments.fmax < float("inf"):
+        raise ValueError(f"--fmax {arguments.fmax}; expected a positive force (eV/Å).")
+    if not abs(arguments.pressure) < float("inf"):
+        raise ValueError(f"--pressure {arguments.pressure}; expected a finite number of GPa.")
+    if arguments.pressure and not arguments.cell:
+        raise ValueError(f"--pressure {arguments.pressure} has no effect on a cell that is held fixed; add --cell.")
+    if arguments.cell and not atoms.pbc.all():
+        raise ValueError(f"--cell needs a periodic structure; this one has pbc={atoms.pbc.tolist()}. Leave --cell out.")
+    inputs.check_unused(arguments.out, (RELAXED, PATH, LOG), "name another folder with --out")
 
 
-def _table(before: dict[str, float], after: dict[str, float]) -> str:
-    rows = [(name, f"{before[name]:.6f}", f"{after[name]:.6f}") for name in before]
-    return format_table([("", "before", "after"), *rows])
+def _state(atoms: Atoms, arguments: argparse.Namespace) -> dict[str, float]:
+    state = {"energy (eV)": float(atoms.get_potential_energy())}
+    if arguments.cell:
+        stress, volume = atoms.get_stress(voigt=False), float(atoms.get_volume())
+        pressure = arguments.pressure * units.GPa
+        state["enthalpy (eV)"] = state["energy (eV)"] + pressure * volume
+        state["volume (Å³)"] = volume
+        state["pressure (GPa)"] = -float(np.trace(stress)) / 3 / units.GPa
+        state["largest stress left (GPa)"] = float(np.abs(stress + pressure * np.eye(3)).max()) / units.GPa
+    return {**state, "largest force (eV/Å)": float(np.linalg.norm(atoms.get_forces(), axis=1).max())}
 
 
-def _write(path: Path, atoms: Atoms, append: bool = False) -> None:
-    if append:
-        write(path, atoms, format="extxyz", append=True)
-        return
-    with replacing(path) as temporary:
-        write(temporary, atoms, format="extxyz")
+def _column(name: str) -> str:
+    """A name as the heading of a column: "largest force (eV/Å)" is largest_force_eV_per_A."""
+    for old, new in (("/", "_per_"), ("Å³", "A3"), ("Å", "A"), (" ", "_")):
+        name = name.replace(old, new)
+    return name.translate(str.maketrans("", "", "()"))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="ponita relax", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="ponita relax",
+        description=__doc__,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     inputs.add_arguments(parser)
     parser.add_argument("--fmax", type=float, default=0.01, help="largest force left, eV/Å; default 0.01")
     parser.add_argument("--cell", action="store_true", help="relax the cell too")
     parser.add_argument("--pressure", type=float, default=0.0, help="GPa, with --cell; default 0")
     parser.add_argument("--optimizer", default="bfgs", choices=tuple(OPTIMIZERS))
-    parser.add_argument("--steps", type=int, default=500, help="at most; default 500")
+    parser.add_argument("--steps", type=inputs.positive, default=500, help="at most; default 500")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="folder to write")
     return parser

@@ -36,8 +36,9 @@ def dimer(distance, direction=(0.3, 0.8, -0.52)):
     return Atoms("MgO2", [[0, 0, 0], distance * direction, [0.9, -1.1, 0.8]])
 
 
-def test_forces_are_continuous_where_a_pair_passes_the_cutoff():
-    potential = oxide_potential()
+@pytest.mark.parametrize("kernel", ["mlp", "spline"])
+def test_forces_are_continuous_where_a_pair_passes_the_cutoff(kernel):
+    potential = oxide_potential(kernel=kernel, lattice=(24, 16))
     atoms = dimer(3.0)
     atoms.calc = PonitaCalculator(potential, skin=0.1)
     forces, distances = [], np.linspace(3.3, 3.7, 161)  # the list is made several times on the way
@@ -67,8 +68,9 @@ def test_forces_are_continuous_where_a_pair_passes_an_orientation(kernel):
     assert np.abs(np.diff(rates, axis=0)).max() < 0.25 * np.abs(rates).max()
 
 
-def test_distant_parts_add_up_and_lone_atoms_have_the_energies_of_their_elements():
-    potential = oxide_potential()
+@pytest.mark.parametrize("kernel", ["mlp", "spline"])
+def test_distant_parts_add_up_and_lone_atoms_have_the_energies_of_their_elements(kernel):
+    potential = oxide_potential(kernel=kernel, lattice=(24, 16))
     calc = PonitaCalculator(potential)
 
     def energy(atoms):
@@ -94,8 +96,9 @@ def test_distant_parts_add_up_and_lone_atoms_have_the_energies_of_their_elements
     assert abs(energy(molecule) - (2 * -3.0 - 7.0)) < 1e-9  # the references alone
 
 
-def test_structures_of_a_batch_know_nothing_of_each_other():
-    potential = oxide_potential()
+@pytest.mark.parametrize("kernel", ["mlp", "spline"])
+def test_structures_of_a_batch_know_nothing_of_each_other(kernel):
+    potential = oxide_potential(kernel=kernel, lattice=(24, 16))
     structures = [oxide(), oxide(repeat=2), oxide(cell=np.diag([3.0, 3.3, 2.9]))]
     batch = torch.repeat_interleave(torch.arange(3), torch.tensor([len(a) for a in structures]))
     together = potential.energy_forces(
@@ -112,11 +115,14 @@ def test_structures_of_a_batch_know_nothing_of_each_other():
         np.testing.assert_allclose(atoms.get_stress(voigt=False), together.stress[number], rtol=0, atol=1e-9)
 
 
-def test_a_repeated_cell_has_the_same_energy_an_atom_and_the_same_stress():
-    atoms, repeated = oxide(), oxide(repeat=2)
+@pytest.mark.parametrize("kernel", ["mlp", "spline"])
+def test_a_cell_smaller_than_the_cutoff_has_the_energy_an_atom_and_the_stress_of_a_large_one(kernel):
+    atoms, repeated = oxide(), oxide(repeat=3)
+    potential = oxide_potential(kernel=kernel, lattice=(24, 16))
+    assert atoms.cell.lengths().max() < potential.network.config["cutoff"] < 0.5 * repeated.cell.lengths().min()
     for structure in (atoms, repeated):
-        structure.calc = PonitaCalculator(oxide_potential())
+        structure.calc = PonitaCalculator(potential)
     per_atom = [(a.get_potential_energy() + 20) / len(a) for a in (atoms, repeated)]
     assert abs(per_atom[0] - per_atom[1]) < 1e-9
-    np.testing.assert_allclose(repeated.get_forces(), np.tile(atoms.get_forces(), (8, 1)), rtol=0, atol=1e-9)
+    np.testing.assert_allclose(repeated.get_forces(), np.tile(atoms.get_forces(), (27, 1)), rtol=0, atol=1e-9)
     np.testing.assert_allclose(repeated.get_stress(), atoms.get_stress(), rtol=0, atol=1e-9)

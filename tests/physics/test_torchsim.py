@@ -75,6 +75,16 @@ def test_numbers_are_those_of_the_calculator(torchsim, pbc):
     assert_same(model(vars(state)), structures, potential)
 
 
+def test_slabs_without_a_third_cell_vector_have_forces_and_no_stress(torchsim):
+    slab = oxide(pbc=(True, True, False))
+    state = state_of([slab], slab.pbc.tolist())
+    expected = torchsim.PonitaTorchSim(oxide_potential())(state)["forces"]
+    state.cell[:, :, 2] = 0
+    output = torchsim.PonitaTorchSim(oxide_potential())(state)
+    torch.testing.assert_close(output["forces"], expected, rtol=0, atol=1e-9)
+    assert float(output["stress"].abs().max()) == 0
+
+
 def test_what_is_not_wanted_is_not_computed(torchsim):
     model = torchsim.PonitaTorchSim(oxide_potential(), compute_stress=False, dtype=torch.float32)
     state = state_of([oxide()], dtype=torch.float32)
