@@ -97,6 +97,8 @@ def page(records: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
             yield from _accuracy(name, record)
         elif "dynamics" in record:
             yield from _dynamics(name, record)
+        elif "potentials" in record:
+            yield from _potentials(name, record)
         elif record.get("config") == "superpixel/quick":
             yield from _superpixels(name, record)
 
@@ -256,6 +258,21 @@ def _dynamics(name: str, record: Mapping[str, Any]) -> Iterator[str]:
     yield markdown(dynamics_table(record))
     yield "![ns/day of every calculator](dynamics.png)\n"
     yield from (f"- not measured, {name}: {reason}" for name, reason in record["skipped"].items())
+
+
+def _potentials(name: str, record: Mapping[str, Any]) -> Iterator[str]:
+    machine = record["machine"]
+    yield f"## {name}\n"
+    yield (
+        f"Trained and tested on {machine['cpu']}, {machine['threads']} thread(s), one seed; "
+        "docs/potentials.md says what the numbers mean.\n"
+    )
+    for run in record["potentials"]:
+        yield (
+            f"`{run['command']}`: {run['config']}, {run['parameters']:,} parameters, {run['epochs']} epochs, "
+            f"{run['cpu_seconds'] / 60:.0f} CPU minutes with validations and test.\n"
+        )
+        yield from (markdown(table) for table in run["tables"])
 
 
 def _superpixels(name: str, record: Mapping[str, Any]) -> Iterator[str]:

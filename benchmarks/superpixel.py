@@ -10,17 +10,12 @@ turned at random, and writes accuracies and times to --out (benchmarks/results/s
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import resource
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 from ponita.data import load_superpixels
 from ponita.tasks.bench.record import environment, write
+from ponita.tasks.bench.training import timed_fit
 from ponita.tasks.pictures import format_table, read_metrics
 
 NETWORK = "--model.init_args.model.init_args"
@@ -37,7 +32,6 @@ VARIANTS = {
     "one direction, augmented": ONE_DIRECTION,
     "one direction": [*ONE_DIRECTION, *NO_AUGMENTATION],
 }
-RUN = "from ponita.tasks.cli import main; main()"
 
 
 def train(variant: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -49,28 +43,12 @@ def train(variant: str, seed: int, arguments: argparse.Namespace) -> dict[str, A
         arguments: of the command.
     """
     folder = Path(arguments.folder) / f"{variant.replace(', ', '-').replace(' ', '-')}-{seed}"
-    finished = folder / "cost.json"
-    if not finished.is_file():
-        cost = _fit(folder, VARIANTS[variant], seed, arguments)
-        finished.write_text(json.dumps(cost) + "\n")
+    words = [*VARIANTS[variant], *_data(arguments), "--seed_everything", str(seed)]
+    cost = timed_fit(folder, "superpixel/quick", words, arguments.threads)
     metrics = read_metrics(folder / "metrics.csv")
     accuracies = {name: list(metrics[f"test/{name}"].values())[-1] for name in ("accuracy", "accuracy_rotated")}
     epochs = 1 + max(metrics["train/loss"])
-    return {"variant": variant, "seed": seed, "epochs": epochs, **accuracies, **json.loads(finished.read_text())}
-
-
-def _fit(folder: Path, changes: list[str], seed: int, arguments: argparse.Namespace) -> dict[str, float]:
-    """Seconds of the whole command, with validations and the two tests, and of all its threads together."""
-    command = [sys.executable, "-c", RUN, "fit", "--config", "superpixel/quick", *changes, *_data(arguments)]
-    command += ["--run_dir", str(folder), "--seed_everything", str(seed), "--trainer.enable_progress_bar", "false"]
-    folder.mkdir(parents=True, exist_ok=True)
-    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
-    with (folder / "log.txt").open("w", encoding="utf-8") as log:
-        threads = {"OMP_NUM_THREADS": str(arguments.threads)}
-        subprocess.run(command, check=True, stdout=log, stderr=log, env={**os.environ, **threads})
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return {"wall_seconds": round(time.monotonic() - start, 1), "cpu_seconds": round(cpu, 1)}
+    return {"variant": variant, "seed": seed, "epochs": epochs, **accuracies, **cost}
 
 
 def _data(arguments: argparse.Namespace) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -19,12 +19,33 @@ class LossWeights:
         forces: of the mean squared error of a force component.
         stress: of the mean squared error of a component of the stress, which is a hundredth of a force in size.
         energy_per_atom: divide the error of an energy by the number of atoms: for structures of different sizes.
+        energy_growth: factor that the weight of energies grows by from the first step of a training to the last, evenly in
+            its logarithm. Crystals want a small weight at first, since energies are learned without any forces and the
+            network stays there, and a large one at last.
+
+    Raises:
+        ValueError: unless the growth is positive.
     """
 
     energy: float = 0.002
     forces: float = 1.0
     stress: float = 0.0
     energy_per_atom: bool = False
+    energy_growth: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.energy_growth > 0:
+            raise ValueError(
+                f"energy_growth={self.energy_growth}; expected a positive factor, 1 for a constant weight."
+            )
+
+    def at(self, progress: float) -> LossWeights:
+        """The weights at a part of a training.
+
+        Args:
+            progress: 0 at the first step, 1 after the last.
+        """
+        return replace(self, energy=self.energy * self.energy_growth**progress, energy_growth=1.0)
 
 
 def energy_force_loss(

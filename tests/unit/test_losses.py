@@ -65,3 +65,13 @@ def test_a_nan_that_is_predicted_is_not_hidden():
 def test_energies_per_atom_need_numbers_of_atoms():
     with pytest.raises(ValueError, match=r"energy_per_atom=True needs num_atoms \[G\]"):
         energy_force_loss(labels(), labels(), torch.tensor(1.0), LossWeights(energy_per_atom=True))
+
+
+def test_the_weight_of_energies_grows_evenly_in_its_logarithm():
+    weights = LossWeights(energy=0.5, forces=2.0, stress=3.0, energy_growth=16.0)
+    assert [weights.at(part).energy for part in (0.0, 0.25, 0.5, 1.0)] == pytest.approx([0.5, 1.0, 2.0, 8.0])
+    assert weights.at(0.5).at(0.5) == weights.at(0.5)
+    assert (weights.at(1.0).forces, weights.at(1.0).stress) == (2.0, 3.0)
+    assert LossWeights().at(0.7) == LossWeights()
+    with pytest.raises(ValueError, match=r"energy_growth=0\.0; expected a positive factor"):
+        LossWeights(energy_growth=0.0)
