@@ -23,8 +23,10 @@ commands:
   configs    list the packaged configurations
   data       look at files of structures, and pack them for training
   ensemble   train one run for each seed, and compare errors with their spread
+  export     write a trained potential for LAMMPS, through metatomic
   md         molecular dynamics with a trained potential
   relax      relax a structure with a trained potential
+  sample     make molecules with a trained generator
   bench      measure speed and memory against the published form of the network
 
 A configuration is a file or a packaged name; every value can be changed on the command line:
@@ -33,8 +35,8 @@ A configuration is a file or a packaged name; every value can be changed on the 
   ponita test --ckpt_path runs/nbody-quick/checkpoints/best.ckpt
 
 ponita <command> --help lists the options. Set PONITA_DEBUG=1 to see where an error was raised."""
-#: Commands that are not those of Lightning, each with a folder of its name.
-COMMANDS = ("bench", "data", "ensemble", "md", "relax")
+#: Commands that are not those of Lightning, with the folder of each.
+COMMANDS = {name: name for name in ("bench", "data", "ensemble", "export", "md", "relax")} | {"sample": "diffusion"}
 #: Packages that another extra than "tasks" installs.
 EXTRAS = {"ase": "atoms", "lmdb": "atoms", "vesin": "atoms"}
 
@@ -66,7 +68,7 @@ def run(args: Sequence[str]) -> Any:
 
     keep_freed_memory()
     if args[0] in COMMANDS:
-        return import_module(f"ponita.tasks.{args[0]}.command").main(list(args[1:]))
+        return import_module(f"ponita.tasks.{COMMANDS[args[0]]}.command").main(list(args[1:]))
     from ponita.tasks.lightning_cli import run_command
 
     return run_command(list(args))
