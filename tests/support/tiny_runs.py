@@ -26,6 +26,14 @@ POTENTIAL = [
     *("--model.init_args.model.init_args.hidden_channels", "8", "--model.init_args.model.init_args.num_layers", "2"),
     *("--model.init_args.model.init_args.basis_channels", "8"),
 ]
+DIFFUSION = [
+    *("--config", "diffusion/quick", "--trainer.max_epochs", "2", "--trainer.enable_progress_bar", "false"),
+    *("--trainer.num_sanity_val_steps", "0", "--trainer.enable_model_summary", "false"),
+    *("--data.init_args.root", "qm9", "--data.init_args.split", "random", "--data.init_args.sizes", "[4,6]"),
+    *("--data.init_args.batch_size", "4", "--model.init_args.num_samples", "3"),
+    *("--model.init_args.model.init_args.hidden_channels", "8", "--model.init_args.model.init_args.num_layers", "2"),
+    *("--model.init_args.model.init_args.basis_channels", "8", "--model.init_args.model.init_args.lattice", "[16,8]"),
+]
 SUPERPIXEL = [
     *("--config", "superpixel/quick", "--trainer.max_epochs", "2", "--trainer.enable_progress_bar", "false"),
     *("--trainer.num_sanity_val_steps", "0", "--trainer.enable_model_summary", "false"),

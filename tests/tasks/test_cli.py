@@ -10,7 +10,8 @@ import torch
 import yaml
 from support.atoms import write_for
 from support.digits import write_digits
-from support.tiny_runs import NBODY, POTENTIAL, SUPERPIXEL, weights, write_springs
+from support.molecules import write_original_qm9
+from support.tiny_runs import DIFFUSION, NBODY, POTENTIAL, SUPERPIXEL, weights, write_springs
 
 from ponita.models import Ponita, Potential, load
 from ponita.tasks import configs, runs
@@ -117,13 +118,15 @@ def test_early_stopping_is_an_option():
 def test_every_packaged_configuration_runs(name):
     write_springs(Path("data/rmd17"))
     write_digits(Path("digits"))
-    small = {"potential": POTENTIAL, "superpixel": SUPERPIXEL}.get(name.split("/")[0], NBODY)
+    write_original_qm9(Path("qm9"))
+    small = {"diffusion": DIFFUSION, "potential": POTENTIAL, "superpixel": SUPERPIXEL}.get(name.split("/")[0], NBODY)
     path = configs.packaged()[name]
     if "StructureDataModule" in path.read_text():
         write_for(path)
         small = ["--data.init_args.eval_batch_size", "4", "--data.init_args.split.valid", "3"]
         small = small[:2] if "valid_groups" in path.read_text() else small
     sizes = [word for option in itertools.pairwise(small) if option[0].startswith("--data.") for word in option]
+    sizes += ["--model.init_args.num_samples", "0"] if name.startswith("diffusion") else []
     quiet = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
     limits = [
         "--trainer.max_epochs",

@@ -1,0 +1,142 @@
+"""`ponita sample`: molecules from a trained generator."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from ponita.data.molecules import Molecules, join
+from ponita.tasks.diffusion.checkpoint import load_generator
+from ponita.tasks.diffusion.generate import SAMPLERS, Generator, Sampling, batches, largest_batch
+from ponita.tasks.diffusion.inputs import condition_value, draw_sizes, read_fragment
+from ponita.tasks.diffusion.writers import FORMATS, Output
+from ponita.training.diffusion import Churn
+
+EPILOG = """examples:
+  ponita sample --ckpt_path runs/diffusion-quick/checkpoints/best.ckpt --num 100 --out molecules.sdf
+  ponita sample --ckpt_path CKPT --num 1000 --out molecules.xyz --sampler dpm --steps 25 --grid grid.png --html page.html
+  ponita sample --ckpt_path CKPT --num 20 --out gap.sdf --condition gap=0.2 --guidance 2
+  ponita sample --ckpt_path CKPT --num 20 --out ring.sdf --fragment ring.xyz --atoms 16
+
+The file grows by whole molecules: Ctrl-C, or the end of the process, leaves one that can be read. The same command makes
+the same file."""
+
+
+def main(args: Sequence[str]) -> None:
+    """Entry point of `ponita sample`.
+
+    Args:
+        args: the words after `ponita sample`.
+
+    Raises:
+        ValueError: for options or checkpoints that do not fit.
+        FileNotFoundError: for files that do not exist.
+    """
+    arguments = _parser().parse_args(args)
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda, but torch sees no GPU; use --device cpu.")
+    sampling = _sampling(arguments)
+    maker = load_generator(arguments.ckpt_path, arguments.device)
+    value = condition_value(arguments.condition, maker.recipe)
+    fragment = None if arguments.fragment is None else read_fragment(arguments.fragment, maker.recipe.code)
+    random = torch.Generator().manual_seed(arguments.seed)
+    sizes = draw_sizes(maker.recipe, arguments.num, arguments.atoms, fragment, random)
+    limit = largest_batch(maker.network)
+
+    def make(part: torch.Tensor, progress: Callable[[int], None]) -> Molecules:
+        return maker.sample(part, sampling, random, value, fragment, progress)
+
+    parts = list(batches(sizes, arguments.batch_size, limit))
+    with Output(arguments.out) as output:
+        made, interrupted = _run(make, parts, output, sampling.steps)
+    _report(arguments, maker, made, interrupted)
+
+
+def _run(
+    make: Callable[[torch.Tensor, Callable[[int], None]], Molecules],
+    parts: list[torch.Tensor],
+    output: Output,
+    steps: int,
+) -> tuple[Molecules, bool]:
+    """All molecules that were made, and whether the user stopped it."""
+    made: list[Molecules] = []
+    with tqdm(total=len(parts) * steps, unit=" steps") as bar:
+        try:
+            for part in parts:
+                made.append(make(part, lambda step: bar.update(1) and None))
+                output.write(made[-1])
+                bar.set_postfix_str(f"{sum(map(len, made))} molecules")
+        except KeyboardInterrupt:
+            return join(made), True
+    return join(made), False
+
+
+def _report(arguments: argparse.Namespace, maker: Generator, made: Molecules, interrupted: bool) -> None:
+    if interrupted:
+        print("stopped; what was made so far is kept.")
+    print(f"{len(made)} molecules are in {arguments.out}")
+    if not len(made):
+        return
+    if arguments.grid is not None:
+        from ponita.interfaces.rdkit import draw_grid
+
+        draw_grid(made, arguments.grid)
+        print(f"a picture of the first is {arguments.grid}")
+    if arguments.html is not None:
+        from ponita.interfaces.rdkit import write_page
+
+        write_page(made, arguments.html)
+        print(f"a page to turn them is {arguments.html}")
+
+
+def _sampling(arguments: argparse.Namespace) -> Sampling:
+    return Sampling(
+        arguments.sampler,
+        arguments.steps,
+        arguments.sigma_min,
+        arguments.sigma_max,
+        churn=Churn(arguments.churn),
+        guidance=arguments.guidance,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ponita sample", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    default = Sampling()
+    parser.add_argument("--ckpt_path", type=Path, required=True, help="checkpoint of a diffusion run")
+    parser.add_argument("--num", type=_positive, default=100, help="molecules to make; default 100")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help=f"file to write: {', '.join(FORMATS)}")
+    parser.add_argument("--sampler", default=default.sampler, help=f"{', '.join(SAMPLERS)}; default {default.sampler}")
+    parser.add_argument("--steps", type=_positive, default=default.steps, help=f"noise levels; default {default.steps}")
+    parser.add_argument("--sigma_min", type=float, default=default.sigma_min, help="lowest noise level, Å")
+    parser.add_argument("--sigma_max", type=float, default=default.sigma_max, help="highest noise level, Å")
+    parser.add_argument("--churn", type=float, default=default.churn.amount, help="noise of heun_churn in all steps")
+    parser.add_argument("--seed", type=int, default=0, help="default 0")
+    parser.add_argument("--batch_size", type=_positive, default=100, help="molecules at once, at most; default 100")
+    parser.add_argument(
+        "--atoms", type=_positive, help="atoms of every molecule; as in the training set where not given"
+    )
+    parser.add_argument(
+        "--condition", metavar="NAME=VALUE", help="property to ask for, in the unit of the training labels"
+    )
+    parser.add_argument("--guidance", type=float, default=1.0, help="how closely to follow it; default 1")
+    parser.add_argument(
+        "--fragment", type=Path, metavar="FILE", help="atoms that all molecules contain (xyz, sdf, ...)"
+    )
+    parser.add_argument("--grid", type=Path, metavar="PNG", help="draw the first molecules")
+    parser.add_argument("--html", type=Path, metavar="HTML", help="a page that shows the molecules in 3-D, offline")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value}; expected at least 1")
+    return value
