@@ -13,12 +13,14 @@ from ponita.data.molecules import Molecules, join
 from ponita.tasks.diffusion.checkpoint import load_generator
 from ponita.tasks.diffusion.generate import SAMPLERS, Generator, Sampling, batches, largest_batch
 from ponita.tasks.diffusion.inputs import condition_value, draw_sizes, read_fragment
+from ponita.tasks.diffusion.verdict import compare_with_qm9
 from ponita.tasks.diffusion.writers import FORMATS, Output
 from ponita.training.diffusion import Churn
 
 EPILOG = """examples:
   ponita sample --ckpt_path runs/diffusion-quick/checkpoints/best.ckpt --num 100 --out molecules.sdf
   ponita sample --ckpt_path CKPT --num 1000 --out molecules.xyz --sampler dpm --steps 25 --grid grid.png --html page.html
+  ponita sample --ckpt_path CKPT --num 1000 --out molecules.sdf --judge data/qm9
   ponita sample --ckpt_path CKPT --num 20 --out gap.sdf --condition gap=0.2 --guidance 2
   ponita sample --ckpt_path CKPT --num 20 --out ring.sdf --fragment ring.xyz --atoms 16
 
@@ -37,6 +39,8 @@ def main(args: Sequence[str]) -> None:
         FileNotFoundError: for files that do not exist.
     """
     arguments = _parser().parse_args(args)
+    if arguments.judge is not None and not arguments.judge.is_dir():
+        raise FileNotFoundError(f"--judge {arguments.judge}: there is no such folder; name one with qm9.npz.")
     if arguments.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda, but torch sees no GPU; use --device cpu.")
     sampling = _sampling(arguments)
@@ -91,6 +95,9 @@ def _report(arguments: argparse.Namespace, maker: Generator, made: Molecules, in
 
         write_page(made, arguments.html)
         print(f"a page to turn them is {arguments.html}")
+    if arguments.judge is not None:
+        print(f"\n{compare_with_qm9(made, arguments.judge, max(maker.recipe.sizes.counts), arguments.out)}")
+        print(f"\nbond lengths and angles are drawn in {arguments.out.with_suffix('.png')}")
 
 
 def _sampling(arguments: argparse.Namespace) -> Sampling:
@@ -131,6 +138,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--grid", type=Path, metavar="PNG", help="draw the first molecules")
     parser.add_argument("--html", type=Path, metavar="HTML", help="a page that shows the molecules in 3-D, offline")
+    parser.add_argument(
+        "--judge",
+        type=Path,
+        metavar="DIR",
+        help="judge them beside the molecules of QM9 in DIR; writes OUT.txt and OUT.png",
+    )
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     return parser
 

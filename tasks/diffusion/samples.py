@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from ponita.data.chemistry import XyzWriter
-from ponita.data.molecules import Molecules, join
+from ponita.data.molecules import join
 from ponita.tasks.diffusion.generate import Sampling, batches, largest_batch
-from ponita.tasks.diffusion.pictures import draw_geometry
-from ponita.tasks.diffusion.report import geometry_table, report_table
+from ponita.tasks.diffusion.verdict import compare
 from ponita.tasks.runs import folder_of
 
 if TYPE_CHECKING:
@@ -40,16 +38,7 @@ def sample_and_judge(task: DiffusionTask) -> str:
     with XyzWriter(folder / SAMPLES) as file:
         file.write(molecules)
     data = task.trainer.datamodule.sets["test"].molecules
-    return _verdict(molecules, data.take(range(min(len(data), len(molecules)))), folder / GEOMETRY)
-
-
-def _verdict(samples: Molecules, data: Molecules, picture: Path) -> str:
     try:
-        from ponita.interfaces.rdkit import judge
+        return compare(molecules, data.take(range(min(len(data), len(molecules)))), folder / GEOMETRY)
     except ImportError:
         return ""
-    judged = judge(samples, reference=data, with_posebusters=False)
-    ceiling = judge(data, with_strain=False, with_posebusters=False)
-    draw_geometry(samples, data, picture)
-    table = report_table({f"{len(samples)} samples": judged, "test set": ceiling})
-    return "\n\n".join(part for part in (table, geometry_table(judged)) if part)

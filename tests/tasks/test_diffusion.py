@@ -162,3 +162,13 @@ def test_batches_hold_as_much_as_they_may(trained):
     assert [part.tolist() for part in batches(sizes, 2)] == [[3, 3], [3, 10], [3]]
     assert [part.tolist() for part in batches(sizes, 9, 20)] == [[3, 3], [3], [10], [3]]
     assert largest_batch(load_generator(CKPT).network, 1e6) == int(1e6 / (4 * 8 * 20))
+
+
+def test_samples_are_judged_beside_real_molecules(trained, capsys):
+    sample("--judge", "qm9", out="judged.xyz")
+    table = Path("judged.txt").read_text()
+    assert "6 samples: table" in table and "QM9 up to" in table and "novel of unique" in table
+    assert table in capsys.readouterr().out
+    assert Path("judged.png").stat().st_size > 1000
+    with pytest.raises(FileNotFoundError, match="there is no such folder; name one with"):
+        sample("--judge", "nowhere")
