@@ -49,7 +49,7 @@ def train(name: str, folder: Path, threads: int) -> dict[str, Any]:
 def _cells(table: str) -> list[list[str]]:
     """The rows of a table of a report, without the line under its head."""
     lines = [line for line in table.splitlines() if line.strip() and set(line) != {"-"}]
-    return [[cell for cell in line.split("  ") if cell.strip()] for line in lines]
+    return [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in lines]
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ from ponita.models.average import GridAverage
 from ponita.models.checkpoint import load, save
 from ponita.models.ponita import Output, Ponita
 from ponita.models.potential import EnergyForces, EnergyForcesStress, Potential, voigt
+from ponita.models.property_model import Properties, PropertyModel
 from ponita.models.reference import load_reference_checkpoint
 
 __all__ = [
@@ -13,6 +14,8 @@ __all__ = [
     "Output",
     "Ponita",
     "Potential",
+    "Properties",
+    "PropertyModel",
     "load",
     "load_reference_checkpoint",
     "save",

@@ -12,12 +12,16 @@ from ponita._version import __version__
 from ponita.data.atomic import replacing
 from ponita.models.ponita import Ponita
 from ponita.models.potential import Potential
+from ponita.models.property_model import PropertyModel
 
 FORMAT_VERSION = 1
+#: What wraps a network, and is rebuilt by its `from_config`.
+WRAPPERS: tuple[type[nn.Module], ...] = (Potential, PropertyModel)
+Model = Ponita | Potential | PropertyModel
 
 
 def save(model: nn.Module, path: Path | str) -> None:
-    """Write a `Ponita` or a `Potential`, atomically.
+    """Write a `Ponita`, `Potential` or `PropertyModel`, atomically.
 
     Args:
         model: the model.
@@ -30,7 +34,7 @@ def save(model: nn.Module, path: Path | str) -> None:
         torch.save({"ponita": describe(model), "state_dict": model.state_dict()}, temporary)
 
 
-def load(path: Path | str, map_location: str | torch.device = "cpu") -> Ponita | Potential:
+def load(path: Path | str, map_location: str | torch.device = "cpu") -> Model:
     """Rebuild a model from a file written by `save`, or from a checkpoint of training.
 
     Of a training checkpoint made with weight averaging, the averaged weights are returned.
@@ -87,11 +91,12 @@ def describe(model: nn.Module, prefix: str = "") -> dict[str, Any]:
     """What `load` needs to rebuild a model, apart from its tensors.
 
     Args:
-        model: a `Ponita` or a `Potential`.
+        model: a `Ponita`, `Potential` or `PropertyModel`.
         prefix: of the model's names in the state dict it is stored with.
     """
-    if type(model) not in (Ponita, Potential):
-        raise ValueError(f"cannot save a {type(model).__name__}; expected a Ponita or a Potential.")
+    if type(model) not in (Ponita, *WRAPPERS):
+        expected = ", ".join(kind.__name__ for kind in (Ponita, *WRAPPERS))
+        raise ValueError(f"cannot save a {type(model).__name__}; expected one of {expected}.")
     return {
         "version": FORMAT_VERSION,
         "package": __version__,
@@ -134,7 +139,8 @@ def check_state(model: nn.Module, state: dict[str, Tensor], source: str) -> None
         )
 
 
-def _build(description: dict[str, Any]) -> Ponita | Potential:
-    if description["class"] == "Potential":
-        return Potential.from_config(description["config"])
+def _build(description: dict[str, Any]) -> Model:
+    for wrapper in WRAPPERS:
+        if description["class"] == wrapper.__name__:
+            return wrapper.from_config(description["config"])
     return Ponita(**description["config"])
