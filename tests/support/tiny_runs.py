@@ -34,6 +34,10 @@ DIFFUSION = [
     *("--model.init_args.model.init_args.hidden_channels", "8", "--model.init_args.model.init_args.num_layers", "2"),
     *("--model.init_args.model.init_args.basis_channels", "8", "--model.init_args.model.init_args.lattice", "[16,8]"),
 ]
+PROPERTY = [
+    *("--config", "property/quick", "--data.init_args.batch_size", "8"),
+    *("--data.init_args.split.num_valid", "6", "--data.init_args.split.num_test", "8"),
+]
 SUPERPIXEL = [
     *("--config", "superpixel/quick", "--trainer.max_epochs", "2", "--trainer.enable_progress_bar", "false"),
     *("--trainer.num_sanity_val_steps", "0", "--trainer.enable_model_summary", "false"),

@@ -10,8 +10,9 @@ import torch
 import yaml
 from support.atoms import write_for
 from support.digits import write_digits
+from support.labelled_molecules import write_qm9
 from support.molecules import write_original_qm9
-from support.tiny_runs import DIFFUSION, NBODY, POTENTIAL, SUPERPIXEL, weights, write_springs
+from support.tiny_runs import DIFFUSION, NBODY, POTENTIAL, PROPERTY, SUPERPIXEL, weights, write_springs
 
 from ponita.models import Ponita, Potential, load
 from ponita.tasks import configs, runs
@@ -119,7 +120,8 @@ def test_every_packaged_configuration_runs(name):
     write_springs(Path("data/rmd17"))
     write_digits(Path("digits"))
     write_original_qm9(Path("qm9"))
-    small = {"diffusion": DIFFUSION, "potential": POTENTIAL, "superpixel": SUPERPIXEL}.get(name.split("/")[0], NBODY)
+    small = {"diffusion": DIFFUSION, "potential": POTENTIAL, "property": PROPERTY, "superpixel": SUPERPIXEL}
+    small = small.get(name.split("/")[0], NBODY)
     path = configs.packaged()[name]
     if "StructureDataModule" in path.read_text():
         write_for(path)
@@ -127,6 +129,11 @@ def test_every_packaged_configuration_runs(name):
         small = small[:2] if "valid_groups" in path.read_text() else small
     sizes = [word for option in itertools.pairwise(small) if option[0].startswith("--data.") for word in option]
     sizes += ["--model.init_args.num_samples", "0"] if name.startswith("diffusion") else []
+    if name == "property/paper":
+        write_original_qm9(Path("data/qm9"))
+        sizes += ["--data.init_args.split.kind", "random"]
+    elif name.startswith("property"):
+        write_qm9(Path("data/qm9"))
     quiet = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
     limits = [
         "--trainer.max_epochs",
