@@ -17,6 +17,7 @@ from ponita.tasks.diffusion.verdict import compare_with_qm9
 from ponita.tasks.diffusion.writers import FORMATS, Output
 from ponita.training.diffusion import Churn
 
+SHOWN = 50  # molecules on a picture or a page
 EPILOG = """examples:
   ponita sample --ckpt_path runs/diffusion-quick/checkpoints/best.ckpt --num 100 --out molecules.sdf
   ponita sample --ckpt_path CKPT --num 1000 --out molecules.xyz --sampler dpm --steps 25 --grid grid.png --html page.html
@@ -85,16 +86,17 @@ def _report(arguments: argparse.Namespace, maker: Generator, made: Molecules, in
     print(f"{len(made)} molecules are in {arguments.out}")
     if not len(made):
         return
+    shown = made.take(range(min(len(made), SHOWN)))
     if arguments.grid is not None:
         from ponita.interfaces.rdkit import draw_grid
 
-        draw_grid(made, arguments.grid)
-        print(f"a picture of the first is {arguments.grid}")
+        draw_grid(shown, arguments.grid)
+        print(f"a picture of the first {len(shown)} is {arguments.grid}")
     if arguments.html is not None:
         from ponita.interfaces.rdkit import write_page
 
-        write_page(made, arguments.html)
-        print(f"a page to turn them is {arguments.html}")
+        write_page(shown, arguments.html)
+        print(f"a page to turn the first {len(shown)} is {arguments.html}")
     if arguments.judge is not None:
         print(f"\n{compare_with_qm9(made, arguments.judge, max(maker.recipe.sizes.counts), arguments.out)}")
         print(f"\nbond lengths and angles are drawn in {arguments.out.with_suffix('.png')}")
@@ -136,8 +138,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--fragment", type=Path, metavar="FILE", help="atoms that all molecules contain (xyz, sdf, ...)"
     )
-    parser.add_argument("--grid", type=Path, metavar="PNG", help="draw the first molecules")
-    parser.add_argument("--html", type=Path, metavar="HTML", help="a page that shows the molecules in 3-D, offline")
+    parser.add_argument("--grid", type=Path, metavar="PNG", help=f"draw the first {SHOWN} molecules")
+    parser.add_argument(
+        "--html", type=Path, metavar="HTML", help=f"a page that shows the first {SHOWN} in 3-D, offline"
+    )
     parser.add_argument(
         "--judge",
         type=Path,

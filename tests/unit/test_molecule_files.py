@@ -150,3 +150,8 @@ def test_the_picture_of_lengths_and_angles(tmp_path, molecules):
         assert picture.size[0] > picture.size[1]
     with pytest.raises(ValueError, match="no bonds"):
         draw_geometry(water(), placed("CC", [[0, 0, 0], [5, 0, 0]]), tmp_path / "b.png")
+
+
+def test_a_picture_that_would_be_too_tall_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="901 molecules to draw; 2 in a row of 100 pixels hold 640 at most"):
+        draw_grid(Molecules.from_list([[1]] * 901, [np.zeros((1, 3))] * 901), tmp_path / "a.png", columns=2, size=100)

@@ -17,6 +17,9 @@ from ponita.interfaces.rdkit.judging import borrowed
 from ponita.interfaces.rdkit.perception import MAX_ATOMS, connected, perceive, quiet
 from ponita.interfaces.rdkit.verdicts import inspect
 
+#: Pixels of a picture that cairo can draw, along a side.
+LARGEST = 32_000
+
 _GREEN, _RED, _GREY = (0.80, 0.93, 0.80), (1.0, 0.72, 0.68), (0.55, 0.55, 0.55)
 
 
@@ -62,10 +65,15 @@ def draw_grid(
         workers: processes for RDKit with their time limit; new ones where None.
 
     Raises:
-        ValueError: for no molecules.
+        ValueError: for no molecules, and for more than a picture can hold.
     """
     if not len(molecules):
         raise ValueError("no molecules to draw; expected at least one.")
+    most = columns * (LARGEST // size)
+    if len(molecules) > most:
+        raise ValueError(
+            f"{len(molecules)} molecules to draw; {columns} in a row of {size} pixels hold {most} at most."
+        )
     rows = [(molecule,) for molecule in molecules]
     with borrowed(workers) as pool:
         drawn = [outcome.value for outcome in pool.map(depict, rows)]
