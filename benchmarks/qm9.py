@@ -12,10 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import resource
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -31,6 +27,7 @@ from ponita.data.qm9_labels import LabelSplit
 from ponita.models import Output, load
 from ponita.ops import keep_freed_memory
 from ponita.tasks.bench.record import Record, environment, write
+from ponita.tasks.bench.training import timed_fit
 from ponita.tasks.callbacks import AtomicCheckpointIO, RunLogger, WeightAverage
 from ponita.tasks.configs import resolve
 from ponita.tasks.pictures import format_table
@@ -40,7 +37,6 @@ from ponita.training import OptimizerConfig
 
 CONFIGS = {"gap": "property/quick", "u0": "property/u0"}
 PARTS = ("gap", "u0", "schnet-gap", "schnet-u0")
-RUN = "from ponita.tasks.cli import main; main()"
 #: Size and learning rate of SchNet: of those tried for a few minutes, the one that learned most in them.
 SCHNET = {"hidden": 64, "interactions": 3, "cutoff": 5.0}
 SCHNET_LR = 2e-3
@@ -91,20 +87,13 @@ class SchNetNetwork(nn.Module):
 
 def train_ours(part: str, folder: Path, arguments: argparse.Namespace) -> Record:
     """The packaged configuration, in a process of its own."""
-    command = [sys.executable, "-c", RUN, "fit", "--config", CONFIGS[part], "--data.init_args.root", arguments.root]
-    command += ["--run_dir", str(folder), "--trainer.enable_progress_bar", "false"]
+    words = ["--data.init_args.root", arguments.root]
     if arguments.num_train:
-        command += ["--data.init_args.split.num_train", str(arguments.num_train)]
-    folder.mkdir(parents=True, exist_ok=True)
-    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
-    with (folder / "log.txt").open("w", encoding="utf-8") as log:
-        threads = {"OMP_NUM_THREADS": str(arguments.threads)}
-        subprocess.run(command, check=True, stdout=log, stderr=log, env={**os.environ, **threads})
-    after, seconds = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic() - start
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        words += ["--data.init_args.split.num_train", str(arguments.num_train)]
+    cost = timed_fit(folder, CONFIGS[part], words, arguments.threads)
     model = load(folder / "checkpoints" / "best.ckpt")
     epochs = yaml.safe_load((folder / "config.yaml").read_text())["trainer"]["max_epochs"]
-    return _cost(seconds, cpu, epochs, model)
+    return _cost(cost["wall_seconds"], cost["cpu_seconds"], epochs, model)
 
 
 def train_schnet(part: str, folder: Path, arguments: argparse.Namespace) -> Record:
@@ -179,7 +168,7 @@ def _epoch_seconds(config: dict[str, Any], data: QM9DataModule) -> float:
 
 
 def _budget(ours: Path, arguments: argparse.Namespace) -> float:
-    finished = ours / "cost.json"
+    finished = ours / "part.json"
     return json.loads(finished.read_text())["seconds"] if finished.is_file() else 60 * arguments.minutes
 
 
@@ -191,7 +180,7 @@ def _cost(seconds: float, cpu: float, epochs: int, model: nn.Module) -> Record:
 def finish(part: str, arguments: argparse.Namespace) -> Record:
     """What a part found, and what it cost; trained where it was not."""
     folder = Path(arguments.folder) / part
-    finished = folder / "cost.json"
+    finished = folder / "part.json"
     if not finished.is_file():
         train = train_schnet if part.startswith("schnet") else train_ours
         cost = train(part, folder, arguments)
