@@ -51,6 +51,12 @@ class Task(L.LightningModule):
         self.optimizer_config = optimizer
         self.augment, self.calibrate_kernels, self.seed = augment, calibrate_kernels, seed
         self._watch = LossWatch()
+        self._total_steps: int | None = None
+
+    @property
+    def progress(self) -> float:
+        """The part of a training that is done, from 0 to 1; 0 outside of one."""
+        return 0.0 if self._total_steps is None else self.global_step / self._total_steps
 
     @abstractmethod
     def losses(self, batch: Batch) -> dict[str, Tensor]:
@@ -117,9 +123,10 @@ class Task(L.LightningModule):
         config, total = self.optimizer_config, self.trainer.estimated_stepping_batches
         if total == float("inf"):
             raise ValueError("the cosine schedule needs an end; set trainer.max_epochs or trainer.max_steps.")
+        self._total_steps = int(total)
         optimizer = torch.optim.Adam(parameter_groups(self, config.weight_decay), lr=config.lr)
         warmup = config.warmup_epochs * total / max(self.trainer.max_epochs or 1, 1)
-        schedule = {"scheduler": warmup_cosine(optimizer, warmup, int(total)), "interval": "step"}
+        schedule = {"scheduler": warmup_cosine(optimizer, warmup, self._total_steps), "interval": "step"}
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def on_train_epoch_end(self) -> None:

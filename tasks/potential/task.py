@@ -131,7 +131,7 @@ class EnergyForceTask(Task):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         predicted = self(batch, create_graph=True)
-        weights = self.loss_weights.at(self.global_step / self.trainer.estimated_stepping_batches)
+        weights = self.loss_weights.at(self.progress)
         return energy_force_loss(predicted, _target(batch), self.model.scale, weights, batch.ptr.diff())
 
     def rotate_batch(self, batch: Batch, rotations: Tensor) -> Batch:

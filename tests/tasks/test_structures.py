@@ -370,3 +370,11 @@ def test_a_data_module_alone_reads_what_a_stage_needs():
     assert [len(module.sets[part]) for part in ("train", "valid", "test")] == [9, 3, 4]
     batch = next(iter(module.val_dataloader()))
     assert batch.num_graphs == 3 and "neighbors" not in batch and batch.label.tolist() == [0, 0, 0]
+
+
+def test_the_weight_of_energies_follows_the_training():
+    write_crystals(Path("a.xyz"), 12)
+    task = run(config({"train": "a.xyz", "split": {"valid": 3}}, epochs=1, reference_energies="least_squares")).model
+    assert task.progress == 1
+    task.loss_weights = LossWeights(energy=0.5, energy_growth=4.0)
+    assert task.loss_weights.at(task.progress).energy == 2.0

@@ -13,7 +13,7 @@ if sys.argv[1] == "keep":
 faults = []
 for step in range(10):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    tensors = [torch.ones(5_000_000) for _ in range(5)]
+    tensors = [torch.ones(10_000_000) for _ in range(3)]  # beyond the 32 MiB that glibc adapts itself to
     del tensors
     faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 # A small allocation may now and then fall into the hole of a large one, which then is taken elsewhere: the heap grows once.
