@@ -38,6 +38,7 @@ class PropertyModel(KeepsFloat64):
         graph: "full": all pairs of atoms of a molecule; "radius": those within the network's cut-off; "bonds": the edges
             must be given.
         self_loops: whether the graphs that the model makes hold the edges i->i.
+        unit: Å of one unit of the network's positions, and of its cut-off.
 
     Attributes:
         references: [elements, S] contribution of an atom of each element.
@@ -46,7 +47,7 @@ class PropertyModel(KeepsFloat64):
             of the weights: total energies are thousands of eV and their differences thousandths.
 
     Raises:
-        ValueError: if the network's inputs or outputs do not fit, or for another graph.
+        ValueError: if the network's inputs or outputs do not fit, for another graph, or a unit that is not positive.
     """
 
     float64_buffers = ("references", "shift", "scale")
@@ -59,13 +60,16 @@ class PropertyModel(KeepsFloat64):
         units: Sequence[str],
         graph: str = "full",
         self_loops: bool = False,
+        unit: float = 1.0,
     ) -> None:
         super().__init__()
         self.network, self.element_of = network, ElementIndex(elements)
         self.elements, self.names, self.units = self.element_of.elements, tuple(names), tuple(units)
-        self.graph, self.self_loops = graph, self_loops
+        self.graph, self.self_loops, self.unit = graph, self_loops, unit
         self.num_scalars = network.config["out_channels"]
         _check(network.config, self.elements, self.names, self.units, graph)
+        if not unit > 0:
+            raise ValueError(f"unit={unit}; expected a positive length (Å).")
         for name, size in (
             ("references", (len(self.elements), self.num_scalars)),
             ("shift", (self.num_scalars,)),
@@ -78,7 +82,8 @@ class PropertyModel(KeepsFloat64):
     def config(self) -> dict:
         """Arguments that rebuild the model; see `ponita.models.save`."""
         own = {"elements": list(self.elements), "names": list(self.names), "units": list(self.units)}
-        return {"network": self.network.config, **own, "graph": self.graph, "self_loops": self.self_loops}
+        own |= {"graph": self.graph, "self_loops": self.self_loops, "unit": self.unit}
+        return {"network": self.network.config, **own}
 
     @classmethod
     def from_config(cls, config: dict) -> PropertyModel:
@@ -134,7 +139,7 @@ class PropertyModel(KeepsFloat64):
         """What the network says: [G, S] and [G, V, 3] in units of `scale`; arguments as those of `forward`."""
         x = nn.functional.one_hot(self.element_of(numbers), len(self.elements)).to(pos.dtype)
         edges = self.edges(pos, batch) if edge_index is None else edge_index
-        return self.network(pos, edges, x=x, batch=batch, num_graphs=num_graphs)
+        return self.network(pos / self.unit, edges, x=x, batch=batch, num_graphs=num_graphs)
 
     def contributions(self, numbers: Tensor, batch: Tensor, num_graphs: int) -> Tensor:
         """[G, S] float64, what the atoms of each molecule have, and the shift."""
@@ -158,7 +163,7 @@ class PropertyModel(KeepsFloat64):
             ValueError: for bonds, which positions alone do not tell.
         """
         if self.graph == "radius":
-            return radius_graph(pos, self.network.config["cutoff"], batch, loops=self.self_loops)
+            return radius_graph(pos / self.unit, self.network.config["cutoff"], batch, loops=self.self_loops)
         if self.graph == "bonds":
             raise ValueError(
                 "this model reads covalent bonds; pass them as edge_index [2, E], both directions "

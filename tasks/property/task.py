@@ -39,6 +39,7 @@ class PropertyTask(Task):
             "least_squares" over the compositions of the training set; "published": free atoms; "none".
         optimizer: learning rate, weight decay and warm-up.
         self_loops: give the network the edges i->i, as the published one has.
+        unit: Å of one unit of the network's positions, and of its cut-off.
         augment: rotate every molecule at random in training.
         calibrate_kernels: rescale the convolutions on the first batch before training.
         seed: of the rotations.
@@ -57,7 +58,8 @@ class PropertyTask(Task):
         graph: str = "radius",
         atom_references: str = "least_squares",
         optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008  (a dataclass default is how the CLI knows the keys)
-        self_loops: bool = False,
+        self_loops: bool = True,
+        unit: float = 1.0,
         augment: bool = True,
         calibrate_kernels: bool = True,
         seed: int = 0,
@@ -65,7 +67,7 @@ class PropertyTask(Task):
         names = _ordered(targets)
         _check_outputs(model.config, names)
         units = [find_target(name).unit for name in names]
-        wrapped = PropertyModel(model, elements, names, units, graph, self_loops)
+        wrapped = PropertyModel(model, elements, names, units, graph, self_loops, unit)
         super().__init__(wrapped, optimizer, augment, calibrate_kernels, seed)
         if atom_references not in CHOICES:
             raise ValueError(f"atom_references={atom_references!r}; expected one of {list(CHOICES)}.")

@@ -11,10 +11,10 @@ NUMBERS = torch.tensor([6, 1, 1, 8, 1, 7])
 BATCH = torch.tensor([0, 0, 0, 1, 1, 1])
 
 
-def property_model(graph="full", dtype=torch.float64, elements=(1, 6, 7, 8), **changes):
+def property_model(graph="full", dtype=torch.float64, elements=(1, 6, 7, 8), unit=1.0, **changes):
     options = {"in_channels": len(elements), "in_vector_channels": 0, "out_channels": 2, "out_vector_channels": 1}
     network = small_ponita(dtype, **{**options, "pooling": "sum", **changes})
-    model = PropertyModel(network, elements, ["U0", "gap", "dipole"], ["eV", "eV", "D"], graph)
+    model = PropertyModel(network, elements, ["U0", "gap", "dipole"], ["eV", "eV", "D"], graph, unit=unit)
     references = torch.tensor([[-13.6, 0.0], [-1029.1, 0.0], [-1485.2, 0.0], [-2042.3, 0.0]], dtype=torch.float64)
     model.set_normalization(references, torch.tensor([0.3, 6.8]), torch.tensor([10.0, 1.3, 0.7]))
     return model
@@ -66,6 +66,17 @@ def test_the_graph_of_the_radius_is_that_of_the_networks_cutoff():
     torch.testing.assert_close(near(pos, NUMBERS, batch=BATCH), full(pos, NUMBERS, batch=BATCH))
 
 
+def test_lengths_are_in_the_unit_of_the_network():
+    pos = positions()
+    plain, scaled = (property_model("radius", cutoff=2.0, unit=unit) for unit in (1.0, 1.5))
+    scaled.load_state_dict(plain.state_dict())
+    assert 0 < scaled.edges(1.5 * pos, BATCH).shape[1] == plain.edges(pos, BATCH).shape[1] < 12
+    found, expected = scaled(1.5 * pos, NUMBERS, batch=BATCH), plain(pos, NUMBERS, batch=BATCH)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    with pytest.raises(ValueError, match="unit=0; expected a positive length"):
+        property_model(unit=0)
+
+
 def test_bonds_must_be_given():
     model, pos = property_model("bonds", mode="cloud"), positions()
     with pytest.raises(ValueError, match="reads covalent bonds; pass them as edge_index"):
@@ -76,7 +87,7 @@ def test_bonds_must_be_given():
 
 
 def test_a_saved_model_returns_the_same_numbers(tmp_path):
-    model, pos = property_model("radius", torch.float32, cutoff=3.0), positions(torch.float32)
+    model, pos = property_model("radius", torch.float32, cutoff=3.0, unit=1.3), positions(torch.float32)
     save(model, tmp_path / "model.pt")
     again = load(tmp_path / "model.pt")
     assert isinstance(again, PropertyModel) and again.config == model.config
