@@ -150,7 +150,15 @@ def test_ctrl_c_ends_after_a_step_with_everything_written(monkeypatch, capsys):
     assert steps_of(go_on("--steps", "21"))[-1] == 21
 
 
-def test_a_second_ctrl_c_acts_as_usual():
+@pytest.fixture
+def _usual_ctrl_c():
+    """Python's own handler: a suite that a shell runs in the background starts with Ctrl-C ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_second_ctrl_c_acts_as_usual(_usual_ctrl_c):
     with pytest.raises(KeyboardInterrupt), simulate.interrupts() as received:
         signal.raise_signal(signal.SIGINT)
         assert received == [signal.SIGINT]
