@@ -14,6 +14,8 @@ from ponita.tasks.graphs import place
 class GraphDataModule(L.LightningDataModule):
     """Base of the data modules; `setup` of a subclass fills `sets`.
 
+    A set that has `__getitems__` joins graphs to batches itself; others are collated.
+
     Args:
         batch_size: graphs in a training batch.
         eval_batch_size: graphs in a batch of validation and test.
@@ -32,7 +34,8 @@ class GraphDataModule(L.LightningDataModule):
     def first_batch(self) -> Batch:
         """The first graphs of the training set, the same on every rank: for calibration."""
         train = self.sets["train"]
-        return collate([train[i] for i in range(min(self.batch_size, len(train)))])
+        rows = range(min(self.batch_size, len(train)))
+        return train.__getitems__(rows) if _joins(train) else collate([train[i] for i in rows])
 
     def train_dataloader(self) -> DataLoader:
         world, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
@@ -68,5 +71,15 @@ class GraphDataModule(L.LightningDataModule):
             self.sets[name],
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
-            **{"collate_fn": collate, **options},
+            collate_fn=_as_it_is if _joins(self.sets[name]) else collate,
+            **options,
         )
+
+
+def _joins(dataset: Dataset) -> bool:
+    """Whether a set makes batches itself, from flat arrays: then `__getitems__` returns a `Batch`."""
+    return hasattr(dataset, "__getitems__")
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    return batch

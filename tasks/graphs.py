@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch_geometric.data import Batch
 
 from ponita.data.batching import complete_edges, place_edges, to_device
 from ponita.geometry import EdgeSet
 from ponita.models import Ponita
 
 
-def complete_graph(network: Ponita, batch: Batch, loops: bool) -> EdgeSet | Tensor:
+def complete_graph(network: Ponita, sizes: Tensor, loops: bool) -> EdgeSet | Tensor:
     """All pairs of points of the same graph; the same object for batches of the same sizes.
 
     Args:
         network: which reads it.
-        batch: on the CPU.
+        sizes: [G] points of each graph, on the CPU.
         loops: include the edges i->i.
     """
-    edges = complete_edges(tuple(batch.ptr.diff().tolist()), loops, network.stores_pairs)
+    edges = complete_edges(tuple(sizes.tolist()), loops, network.stores_pairs)
     return edges.edge_index if network.config["mode"] == "cloud" else edges
 
 

@@ -62,13 +62,7 @@ class Evaluator:
 
     def check_elements(self, numbers: Tensor) -> None:
         """Raise ValueError for atomic numbers [N] the potential does not know; on a GPU it does not look itself."""
-        elements = self.potential.elements
-        unknown = sorted(set(numbers.tolist()) - set(elements))
-        if unknown:
-            raise ValueError(
-                f"atomic numbers {unknown} are unknown to this potential, which was made for {list(elements)}; "
-                "train one whose `elements` include them."
-            )
+        self.potential.element_of.check(numbers.to(self.device))
 
     def evaluate(self, graph: NearGraph, numbers: Tensor, cell: Tensor, stress: bool) -> Prediction:
         """Energy, forces and, on request, the stress.

@@ -50,7 +50,7 @@ class ScriptedPotential(nn.Module):
                 "last": torch.tensor(lattice.nodes, dtype=dtype, device=network.grid.device) - 1,
                 "steps": tap_nodes(torch.zeros((), dtype=torch.int64, device=network.grid.device), self.stride),
                 "embedding": network.lift.embedding.weight.T.contiguous(),
-                "element_index": potential.element_index,
+                "element_index": potential.element_of.index,
                 "references": potential.reference_energies[row],
                 "shift": potential.shift,
                 "scale": potential.scale / len(network.readouts),

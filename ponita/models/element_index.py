@@ -17,13 +17,15 @@ class ElementIndex(nn.Module):
 
     Args:
         elements: distinct atomic numbers from 1 to 118.
+        model: what knows them, for messages.
 
     Raises:
         ValueError: for others.
     """
 
-    def __init__(self, elements: Sequence[int]) -> None:
+    def __init__(self, elements: Sequence[int], model: str = "model") -> None:
         super().__init__()
+        self.model = model
         self.elements = tuple(int(z) for z in elements)
         if len(set(self.elements)) != len(self.elements) or not all(0 < z <= MAX_ATOMIC_NUMBER for z in self.elements):
             raise ValueError(
@@ -43,12 +45,24 @@ class ElementIndex(nn.Module):
             raise ValueError(
                 f"numbers has shape {list(numbers.shape)} and dtype {numbers.dtype}; expected [N] torch.int64."
             )
+        place = self._place(numbers)
+        # On a GPU the check would wait for it; an unknown element then fails in the device's own index check.
+        if can_look(numbers):
+            self._check(numbers, place)
+        return place
+
+    def check(self, numbers: Tensor) -> None:
+        """Raise ValueError for atomic numbers [N] that are not among the elements, wherever the numbers are."""
+        self._check(numbers, self._place(numbers))
+
+    def _place(self, numbers: Tensor) -> Tensor:
         known = (numbers >= 0) & (numbers <= MAX_ATOMIC_NUMBER)
-        place = self.index[torch.where(known, numbers, 0)]
-        # On a GPU this check would wait for it; an unknown element then fails in the device's own index check.
-        if can_look(numbers) and bool((place < 0).any()):
+        return self.index[torch.where(known, numbers, 0)]
+
+    def _check(self, numbers: Tensor, place: Tensor) -> None:
+        if bool((place < 0).any()):
             unknown = numbers[place < 0].unique().tolist()
             raise ValueError(
-                f"atomic numbers {unknown} are unknown to this model, which was made for {list(self.elements)}."
+                f"atomic numbers {unknown} are unknown to this {self.model}, which was made for {list(self.elements)}; "
+                "train one whose `elements` include them."
             )
-        return place

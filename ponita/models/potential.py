@@ -9,13 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from ponita.geometry import EdgeSet, batched_neighbors, fully_connected, image_shifts, radius_graph
-from ponita.geometry.checks import can_look
+from ponita.models.element_index import ElementIndex
 from ponita.models.ponita import Ponita
 from ponita.nn import pool
 from ponita.nn.precision import KeepsFloat64
 from ponita.ops import force_pass
-
-MAX_ATOMIC_NUMBER = 118
 
 
 class EnergyForces(NamedTuple):
@@ -70,12 +68,10 @@ class Potential(KeepsFloat64):
         heads: Sequence[str] = ("default",),
     ) -> None:
         super().__init__()
-        self.network, self.elements, self.self_loops = network, tuple(int(z) for z in elements), self_loops
-        self.heads = tuple(heads)
+        self.network, self.self_loops, self.heads = network, self_loops, tuple(heads)
+        self.element_of = ElementIndex(elements, "potential")
+        self.elements = self.element_of.elements
         _check_network(network.config, self.elements, self.heads)
-        index = torch.full((MAX_ATOMIC_NUMBER + 1,), -1)
-        index[list(self.elements)] = torch.arange(len(self.elements))
-        self.register_buffer("element_index", index, persistent=False)
         references = torch.zeros(len(self.heads), len(self.elements), dtype=torch.float64)
         self.register_buffer("reference_energies", references)
         self.register_buffer("shift", torch.zeros((), dtype=torch.float64))
@@ -246,23 +242,6 @@ class Potential(KeepsFloat64):
         batch = torch.zeros(pos.shape[0], dtype=torch.long, device=pos.device) if batch is None else batch
         return fully_connected(batch, loops=self.self_loops), None
 
-    def element_of(self, numbers: Tensor) -> Tensor:
-        """[N] atomic numbers -> [N] index among `elements`."""
-        if numbers.dim() != 1 or numbers.dtype != torch.int64:
-            raise ValueError(
-                f"numbers has shape {list(numbers.shape)} and dtype {numbers.dtype}; expected [N] torch.int64."
-            )
-        known = (numbers >= 0) & (numbers <= MAX_ATOMIC_NUMBER)
-        index = self.element_index[torch.where(known, numbers, 0)]
-        if can_look(numbers) and bool((index < 0).any()):
-            unknown = numbers[index < 0].unique().tolist()
-            raise ValueError(
-                f"atomic numbers {unknown} are unknown to this potential, which was made for {list(self.elements)}; "
-                "train one whose `elements` include them."
-            )
-        # On a GPU the check above would wait for it; an unknown element then fails in the device's own index check.
-        return index
-
     def _head_of(self, head: str | Tensor | None, batch: Tensor | None, pos: Tensor) -> Tensor | None:
         """[N] index of each atom's head, or None for the first."""
         if head is None:
@@ -335,5 +314,3 @@ def _check_network(config: dict, elements: tuple[int, ...], heads: tuple[str, ..
                 f"the network of a potential of {len(elements)} elements and {len(heads)} heads needs {name}={value}, not "
                 f"{config[name]}."
             )
-    if len(set(elements)) != len(elements) or not all(0 < z <= MAX_ATOMIC_NUMBER for z in elements):
-        raise ValueError(f"elements={list(elements)}; expected distinct atomic numbers from 1 to {MAX_ATOMIC_NUMBER}.")

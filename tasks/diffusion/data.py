@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from torch_geometric.data import Batch, Data
 
 from ponita.data.molecules import Molecules
@@ -116,10 +115,6 @@ class MoleculeDataModule(GraphDataModule):
             for name, rows in parts.items()
         }
 
-    def first_batch(self) -> Batch:
-        train = self.sets["train"]
-        return train.__getitems__(range(min(self.batch_size, len(train))))
-
     def _values(self, data: QM9) -> np.ndarray | None:
         if self.condition is None:
             return None
@@ -127,15 +122,3 @@ class MoleculeDataModule(GraphDataModule):
         if self.condition not in columns:
             raise ValueError(f"condition={self.condition!r}; {data.source} has {', '.join(columns) or 'no labels'}.")
         return columns[self.condition]
-
-    def _loader(self, name: str, **options: object) -> DataLoader:
-        return super()._loader(name, collate_fn=_as_it_is, **options)
-
-
-def _as_it_is(batch: Batch) -> Batch:
-    return batch
-
-
-def sizes_of(batch: Batch) -> Tensor:
-    """[G] atoms of each molecule."""
-    return batch.ptr.diff()

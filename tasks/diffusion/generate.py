@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ponita.data.molecules import Molecules, make_molecules
 from ponita.models import Ponita
-from ponita.tasks.diffusion.graphs import complete_molecules
+from ponita.tasks.graphs import complete_graph, place
 from ponita.training.diffusion import (
     Churn,
     Fragment,
@@ -164,8 +164,9 @@ class Generator:
         return torch.full((count,), value, dtype=torch.float64, device=self.network.grid.device)
 
     def _graphs(self, sizes: Tensor) -> Graphs:
-        edges, batch = complete_molecules(self.network, sizes, self.self_loops)
-        return Graphs(edges, batch.to(self.network.grid.device), len(sizes))
+        device = self.network.grid.device
+        edges = complete_graph(self.network, sizes, self.self_loops)
+        return Graphs(place(edges, device), torch.repeat_interleave(sizes).to(device), len(sizes))
 
 
 def batches(sizes: Tensor, batch_size: int, max_edges: int | None = None) -> Iterator[Tensor]:

@@ -16,8 +16,8 @@ from ponita.geometry import EdgeSet, rotate
 from ponita.models import Ponita
 from ponita.tasks.base import Task
 from ponita.tasks.diffusion.generate import Generator
-from ponita.tasks.diffusion.graphs import complete_molecules
 from ponita.tasks.diffusion.samples import sample_and_judge
+from ponita.tasks.graphs import complete_graph
 from ponita.tasks.pictures import format_table
 from ponita.training import OptimizerConfig
 from ponita.training.diffusion import (
@@ -119,7 +119,7 @@ class DiffusionTask(Task):
         self.recipe = replace(self.recipe, sizes=SizeHistogram.of(train.molecules.counts), condition=condition)
 
     def make_edges(self, batch: Batch) -> EdgeSet | Tensor:
-        return complete_molecules(self.model, batch.ptr.diff(), self.self_loops)[0]
+        return complete_graph(self.model, batch.ptr.diff(), self.self_loops)
 
     def prepare_batch(self, batch: Batch) -> Batch:
         """Rotate, make the edges, and draw the noise, on the CPU."""

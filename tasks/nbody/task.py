@@ -60,7 +60,7 @@ class NBodyTask(Task):
         self.tested: list[Tensor] = []
 
     def make_edges(self, batch: Batch) -> EdgeSet | Tensor:
-        return complete_graph(self.model, batch, self.self_loops)
+        return complete_graph(self.model, batch.ptr.diff(), self.self_loops)
 
     def model_inputs(self, batch: Batch) -> dict[str, Any]:
         return {

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from torch.utils.data import DataLoader
 from torch_geometric.data import Batch
 
 from ponita.data.faults import Fault, find_training_faults, largest_forces, name_rows, shared
@@ -98,9 +97,6 @@ class StructureDataModule(GraphDataModule):
         train = self.sets["train"]
         size = min(self.batch_size, len(train))
         return train.__getitems__([k * len(train) // size for k in range(size)])
-
-    def _loader(self, name: str, **options: object) -> DataLoader:
-        return super()._loader(name, collate_fn=_as_it_is, **options)
 
     def _check_files(self) -> None:
         known = [*self.files["train"], *self.files["valid"], *self.files["test"], self.isolated_atoms]
@@ -231,7 +227,3 @@ def _tell(fault: Fault, structures: Structures, part: str) -> None:
     if fault.severe:
         raise ValueError(message)
     rank_zero_warn(message)
-
-
-def _as_it_is(batch: Batch) -> Batch:
-    return batch

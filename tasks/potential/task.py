@@ -90,7 +90,7 @@ class EnergyForceTask(Task):
         self._complete(batch)
         network = self.model.network
         if network.config["cutoff"] is None:
-            return complete_graph(network, batch, self.model.self_loops)
+            return complete_graph(network, batch.ptr.diff(), self.model.self_loops)
         if "reverse" in batch:
             return joined_graph(network, batch.neighbors, batch.num_nodes, batch.reverse)
         shift = batch.offsets.to(batch.pos.dtype) if "offsets" in batch else None

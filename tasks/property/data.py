@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from torch_geometric.data import Batch, Data
 
 from ponita.data.molecules import Molecules
@@ -128,14 +128,3 @@ class QM9DataModule(GraphDataModule):
             self.sets[name] = PropertySet(molecules, part, found)
         sizes = ", ".join(f"{len(part.rows)} {name}" for name, part in parts.items())
         self.described = f"{Path(data.source).name}: {sizes}"
-
-    def first_batch(self) -> Batch:
-        train = self.sets["train"]
-        return train.__getitems__(range(min(self.batch_size, len(train))))
-
-    def _loader(self, name: str, **options: object) -> DataLoader:
-        return super()._loader(name, collate_fn=_as_it_is, **options)
-
-
-def _as_it_is(batch: Batch) -> Batch:
-    return batch

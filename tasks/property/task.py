@@ -78,7 +78,7 @@ class PropertyTask(Task):
     def make_edges(self, batch: Batch) -> EdgeSet | Tensor:
         network, loops = self.model.network, self.model.self_loops
         if self.model.graph == "full":
-            return complete_graph(network, batch, loops)
+            return complete_graph(network, batch.ptr.diff(), loops)
         if self.model.graph == "radius":
             return matched_graph(network, self.model.edges(batch.pos, batch.batch), batch.num_nodes)
         edge_index = batch.bond_index

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from torch_geometric.data import Batch, Data
 
 from ponita.data.superpixel_graphs import SuperpixelGraphs
@@ -122,17 +122,6 @@ class SuperpixelDataModule(GraphDataModule):
         self.sets = {name: SuperpixelSet(train, rows, self.unit) for name, rows in chosen.items()}
         self.sets["test"] = SuperpixelSet(test, unit=self.unit)
         self.described = train.source
-
-    def first_batch(self) -> Batch:
-        train = self.sets["train"]
-        return train.__getitems__(range(min(self.batch_size, len(train))))
-
-    def _loader(self, name: str, **options: object) -> DataLoader:
-        return super()._loader(name, collate_fn=_as_it_is, **options)
-
-
-def _as_it_is(batch: Batch) -> Batch:
-    return batch
 
 
 def _runs(offsets: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:

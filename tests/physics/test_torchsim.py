@@ -15,6 +15,7 @@ import torch
 from support.potentials import oxide, oxide_potential
 
 from ponita.interfaces.ase import PonitaCalculator
+from ponita.models.element_index import ElementIndex
 
 HAS_TORCH_SIM = find_spec("torch_sim") is not None
 if HAS_TORCH_SIM:  # before a fixture replaces torch.empty, which its scripts cannot be compiled with
@@ -111,7 +112,7 @@ def test_torch_sim_accepts_the_model(torchsim):
     from torch_sim.models.interface import validate_model_outputs
 
     potential = oxide_potential()
-    potential.elements = (14, 26)
-    potential.element_index[[14, 26]] = torch.tensor([0, 1])
+    potential.element_of = ElementIndex((14, 26), "potential")
+    potential.elements = potential.element_of.elements
     model = torchsim.PonitaTorchSim(potential)
     validate_model_outputs(model, model.device, model.dtype)

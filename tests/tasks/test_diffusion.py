@@ -11,12 +11,10 @@ from ase.io import read
 from support.molecules import write_qm9
 from support.tiny_runs import DIFFUSION
 
-from ponita.geometry import EdgeSet, fully_connected
 from ponita.tasks import runs
 from ponita.tasks.cli import main, run
 from ponita.tasks.diffusion.checkpoint import load_generator
 from ponita.tasks.diffusion.generate import batches, largest_batch
-from ponita.tasks.diffusion.graphs import complete_molecules
 from ponita.tasks.pictures import read_metrics
 
 NETWORK = "--model.init_args.model.init_args"
@@ -146,15 +144,6 @@ def test_a_network_of_other_channels_is_refused(trained, capsys):
     with pytest.raises(SystemExit):
         main(["fit", *DIFFUSION, f"{NETWORK}.in_channels", "7", "--run_dir", "wrong"])
     assert "in_channels=11" in capsys.readouterr().err
-
-
-def test_complete_graphs_are_those_that_are_searched(trained):
-    network = load_generator(CKPT).network
-    for loops in (False, True):
-        edges, batch = complete_molecules(network, torch.tensor([4, 1, 3]), loops)
-        searched = EdgeSet.from_edge_index(fully_connected(batch, loops=loops), 8)
-        for name in ("edge_index", "rowptr", "reverse", "pair_index", "pair", "flip", "pair_order"):
-            assert torch.equal(getattr(edges, name), getattr(searched, name)), name
 
 
 def test_batches_hold_as_much_as_they_may(trained):

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from ponita.data.batching import complete_edges
 from ponita.geometry import EdgeSet, fully_connected, radius_graph
 from ponita.geometry.edges import incidence, transpose
 
@@ -157,3 +158,15 @@ def test_reverses_are_not_looked_for_where_they_are_not_wanted():
     edge_index = torch.tensor([[0, 1], [1, 0]])
     edges = EdgeSet.from_edge_index(edge_index, 2, pairs=False)
     assert not edges.is_symmetric and edges.num_pairs == 2 and edges.num_two_way == 0
+
+
+@pytest.mark.parametrize("pairs", [True, False])
+@pytest.mark.parametrize("loops", [True, False])
+def test_complete_graphs_are_those_that_are_searched(loops, pairs):
+    edges = complete_edges((4, 1, 3), loops, pairs)
+    batch = torch.tensor([0] * 4 + [1] + [2] * 3)
+    searched = EdgeSet.from_edge_index(fully_connected(batch, loops=loops), 8)
+    searched = searched if pairs else searched.without_pairs()
+    assert (edges.num_nodes, edges.num_two_way) == (searched.num_nodes, searched.num_two_way)
+    for name in ("edge_index", "order", "rowptr", "reverse", "pair_index", "pair", "flip", "pair_order"):
+        assert torch.equal(getattr(edges, name), getattr(searched, name)), name
