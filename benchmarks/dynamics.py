@@ -33,6 +33,7 @@ from ase.constraints import FixBondLengths
 from ase.md.verlet import VelocityVerlet
 
 from ponita.ops import keep_freed_memory
+from ponita.tasks.bench.peers import mace_network
 from ponita.tasks.bench.record import environment, write
 from ponita.tasks.pictures import format_table
 
@@ -110,41 +111,21 @@ def network(atoms: Atoms, tabulate: tuple[int, int] | None = None) -> Calculator
 
 
 def mace(atoms: Atoms, irreps: str) -> Calculator:
-    """A random MACE: two interactions, correlation 3, angular functions to degree 3, as its published models have.
+    """A random MACE; see `mace_network`.
 
     Args:
         atoms: whose elements it knows, and whose mean number of neighbours it is told.
         irreps: of its features.
     """
+    elements = sorted(set(atoms.numbers.tolist()))
+    neighbors = len(atoms) / atoms.get_volume() * 4 / 3 * math.pi * CUTOFF**3
+    torch.manual_seed(0)
+    options = {"atomic_inter_scale": SCALE, "atomic_inter_shift": 0.0}
+    model = mace_network("ScaleShiftMACE", elements, CUTOFF, neighbors, irreps, **options)
     with warnings.catch_warnings(), torch.serialization.safe_globals([slice]):
         warnings.simplefilter("ignore")  # of the TorchScript it is made of
-        # The file of constants that e3nn 0.4 reads when imported holds slices, which torch does not load by default.
-        from e3nn import o3
-        from mace import modules
         from mace.calculators import MACECalculator
 
-        interaction = modules.interaction_classes["RealAgnosticResidualInteractionBlock"]
-        elements = sorted(set(atoms.numbers.tolist()))
-        torch.manual_seed(0)
-        model = modules.ScaleShiftMACE(
-            r_max=CUTOFF,
-            num_bessel=8,
-            num_polynomial_cutoff=5,
-            max_ell=3,
-            interaction_cls=interaction,
-            interaction_cls_first=interaction,
-            num_interactions=2,
-            num_elements=len(elements),
-            hidden_irreps=o3.Irreps(irreps),
-            MLP_irreps=o3.Irreps("16x0e"),
-            atomic_energies=np.zeros(len(elements)),
-            avg_num_neighbors=len(atoms) / atoms.get_volume() * 4 / 3 * math.pi * CUTOFF**3,
-            atomic_numbers=elements,
-            correlation=3,
-            gate=torch.nn.functional.silu,
-            atomic_inter_scale=SCALE,
-            atomic_inter_shift=0.0,
-        )
         return MACECalculator(models=model, device="cpu", default_dtype="float32")
 
 

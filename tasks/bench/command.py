@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from ponita.data.rmd17 import MOLECULES
+from ponita.tasks.arguments import positive
 from ponita.tasks.bench import cases, epoch, operators, record, scaling, shapes, suite, tables
 from ponita.tasks.pictures import format_table
 
@@ -106,8 +107,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--compiled", action="store_true", help="also the eager reference by torch.compile: takes minutes"
     )
-    parser.add_argument("--threads", type=_positive, default=1)
-    parser.add_argument("--repeats", type=_positive, default=5)
+    parser.add_argument("--threads", type=positive, default=1)
+    parser.add_argument("--repeats", type=positive, default=5)
     parser.add_argument(
         "--data", type=Path, default=Path("data/rmd17"), help="folder of rMD17; random points if absent"
     )
@@ -125,10 +126,3 @@ def _compare_parser() -> argparse.ArgumentParser:
     parser.add_argument("first", type=Path)
     parser.add_argument("second", type=Path)
     return parser
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value}; expected at least 1")
-    return value

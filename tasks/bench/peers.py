@@ -7,7 +7,7 @@ are other functions with other accuracy: their times put ours in proportion, no 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 
 import torch
@@ -134,6 +134,23 @@ def dimenet(case: Case) -> nn.Module:
 
 def mace(case: Case) -> nn.Module:
     """MACE, two interactions of 128 scalars and vectors, correlation 3."""
+    neighbors = case.inputs["edge_index"].shape[1] / case.inputs["pos"].shape[0]
+    return MaceModel(mace_network("MACE", case.elements, CUTOFF, neighbors, f"{WIDTH}x0e + {WIDTH}x1o"))
+
+
+def mace_network(
+    kind: str, elements: Sequence[int], cutoff: float, neighbors: float, irreps: str, **options: object
+) -> nn.Module:
+    """A random MACE of two interactions, correlation 3, angular functions to degree 3, as its published models have.
+
+    Args:
+        kind: class of `mace.modules`.
+        elements: atomic numbers.
+        cutoff: Å.
+        neighbors: of an atom, on average.
+        irreps: of its features.
+        **options: of the class, beside those that all have.
+    """
     import numpy as np
 
     with warnings.catch_warnings(), torch.serialization.safe_globals([slice]):
@@ -143,24 +160,24 @@ def mace(case: Case) -> nn.Module:
         from mace import modules
 
         interaction = modules.interaction_classes["RealAgnosticResidualInteractionBlock"]
-        network = modules.MACE(
-            r_max=CUTOFF,
+        return getattr(modules, kind)(
+            r_max=cutoff,
             num_bessel=8,
             num_polynomial_cutoff=5,
             max_ell=3,
             interaction_cls=interaction,
             interaction_cls_first=interaction,
             num_interactions=2,
-            num_elements=len(case.elements),
-            hidden_irreps=o3.Irreps(f"{WIDTH}x0e + {WIDTH}x1o"),
+            num_elements=len(elements),
+            hidden_irreps=o3.Irreps(irreps),
             MLP_irreps=o3.Irreps("16x0e"),
-            atomic_energies=np.zeros(len(case.elements)),
-            avg_num_neighbors=case.inputs["edge_index"].shape[1] / case.inputs["pos"].shape[0],
-            atomic_numbers=list(case.elements),
+            atomic_energies=np.zeros(len(elements)),
+            avg_num_neighbors=neighbors,
+            atomic_numbers=list(elements),
             correlation=3,
             gate=nn.functional.silu,
+            **options,
         )
-    return MaceModel(network)
 
 
 def nequip(case: Case) -> nn.Module:

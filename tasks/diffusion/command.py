@@ -10,6 +10,7 @@ import torch
 from tqdm import tqdm
 
 from ponita.data.molecules import Molecules, join
+from ponita.tasks.arguments import positive
 from ponita.tasks.diffusion.checkpoint import load_generator
 from ponita.tasks.diffusion.generate import SAMPLERS, Generator, Sampling, batches, largest_batch
 from ponita.tasks.diffusion.inputs import condition_value, draw_sizes, read_fragment
@@ -119,17 +120,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     default = Sampling()
     parser.add_argument("--ckpt_path", type=Path, required=True, help="checkpoint of a diffusion run")
-    parser.add_argument("--num", type=_positive, default=100, help="molecules to make; default 100")
+    parser.add_argument("--num", type=positive, default=100, help="molecules to make; default 100")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help=f"file to write: {', '.join(FORMATS)}")
     parser.add_argument("--sampler", default=default.sampler, help=f"{', '.join(SAMPLERS)}; default {default.sampler}")
-    parser.add_argument("--steps", type=_positive, default=default.steps, help=f"noise levels; default {default.steps}")
+    parser.add_argument("--steps", type=positive, default=default.steps, help=f"noise levels; default {default.steps}")
     parser.add_argument("--sigma_min", type=float, default=default.sigma_min, help="lowest noise level, Å")
     parser.add_argument("--sigma_max", type=float, default=default.sigma_max, help="highest noise level, Å")
     parser.add_argument("--churn", type=float, default=default.churn.amount, help="noise of heun_churn in all steps")
     parser.add_argument("--seed", type=int, default=0, help="default 0")
-    parser.add_argument("--batch_size", type=_positive, default=100, help="molecules at once, at most; default 100")
+    parser.add_argument("--batch_size", type=positive, default=100, help="molecules at once, at most; default 100")
     parser.add_argument(
-        "--atoms", type=_positive, help="atoms of every molecule; as in the training set where not given"
+        "--atoms", type=positive, help="atoms of every molecule; as in the training set where not given"
     )
     parser.add_argument(
         "--condition", metavar="NAME=VALUE", help="property to ask for, in the unit of the training labels"
@@ -150,10 +151,3 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     return parser
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value}; expected at least 1")
-    return value

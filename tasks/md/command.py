@@ -11,6 +11,7 @@ from ase import Atoms
 
 from ponita.data import replacing
 from ponita.interfaces.ase import StopOnSpread
+from ponita.tasks.arguments import positive
 from ponita.tasks.md import dynamics, inputs, pictures, record, simulate
 from ponita.tasks.pictures import format_table
 
@@ -150,7 +151,7 @@ def _parser() -> argparse.ArgumentParser:
         "--temperature", type=float, default=default.temperature, help="K, also of the velocities drawn; default 300"
     )
     parser.add_argument("--timestep", type=float, default=default.timestep, help="fs; default 0.5")
-    parser.add_argument("--steps", type=inputs.positive, default=1000, help="of the whole simulation; default 1000")
+    parser.add_argument("--steps", type=positive, default=1000, help="of the whole simulation; default 1000")
     parser.add_argument("--pressure", type=float, default=default.pressure, help="GPa, for npt; default 0")
     parser.add_argument(
         "--thermostat_time", type=float, default=default.thermostat_time, help="fs, for nvt and npt; default 100"
@@ -159,10 +160,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--cell", default=default.cell, choices=dynamics.CELLS, help="what npt changes of the cell")
     parser.add_argument("--seed", type=int, default=default.seed, help="of velocities and thermostat; default 0")
     parser.add_argument("--threshold", type=float, help="stop when the committee's force spread passes it, eV/Å")
-    parser.add_argument(
-        "--log_every", type=inputs.positive, default=10, help="steps between rows of the log; default 10"
-    )
-    parser.add_argument("--save_every", type=inputs.positive, default=100, help="steps between frames; default 100")
+    parser.add_argument("--log_every", type=positive, default=10, help="steps between rows of the log; default 10")
+    parser.add_argument("--save_every", type=positive, default=100, help="steps between frames; default 100")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="folder to write")
     parser.add_argument("--continue", action="store_true", dest="go_on", help="go on from the last frame in --out")
     return parser

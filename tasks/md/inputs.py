@@ -11,6 +11,7 @@ from ase import Atoms
 from ase.io import read
 
 from ponita.interfaces.ase import CommitteeCalculator, PonitaCalculator
+from ponita.tasks.arguments import positive
 
 #: Arrays of a structure that a simulation keeps; labels of data sets are not its own.
 KEPT = ("numbers", "positions", "momenta", "masses", "tags")
@@ -34,14 +35,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--skin", type=float, default=0.3, help="of the neighbour list, Å; default 0.3")
     parser.add_argument("--threads", type=positive, help="of torch; default its own choice")
-
-
-def positive(text: str) -> int:
-    """A number of steps or threads on the command line."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value}; expected at least 1")
-    return value
 
 
 def check_unused(folder: Path, names: Sequence[str], remedy: str) -> None:

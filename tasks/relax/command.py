@@ -15,6 +15,7 @@ from ase.io import write
 from ase.optimize import BFGS, FIRE, LBFGS
 
 from ponita.data import replacing
+from ponita.tasks.arguments import positive
 from ponita.tasks.md import inputs
 from ponita.tasks.md.simulate import interrupts
 from ponita.tasks.pictures import format_table
@@ -141,6 +142,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--cell", action="store_true", help="relax the cell too")
     parser.add_argument("--pressure", type=float, default=0.0, help="GPa, with --cell; default 0")
     parser.add_argument("--optimizer", default="bfgs", choices=tuple(OPTIMIZERS))
-    parser.add_argument("--steps", type=inputs.positive, default=500, help="at most; default 500")
+    parser.add_argument("--steps", type=positive, default=500, help="at most; default 500")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="folder to write")
     return parser
