@@ -16,7 +16,6 @@ import numpy as np
 from ponita.data.molecules import Molecules, make_molecules
 from ponita.data.npz import read_npz
 from ponita.data.qm9_pyg import find_pyg, read_pyg
-from ponita.data.uncharacterized import FILE as UNCHARACTERIZED
 from ponita.data.uncharacterized import read_uncharacterized
 
 NUM_MOLECULES = 133_885
@@ -182,6 +181,3 @@ def _read_npz(path: Path) -> QM9:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return QM9(molecules, ids, labels, str(path))
-
-
-__all__ = ["NUM_MOLECULES", "QM9", "UNCHARACTERIZED", "load_qm9", "split_qm9"]

@@ -115,4 +115,5 @@ def test_torch_sim_accepts_the_model(torchsim):
     potential.element_of = ElementIndex((14, 26), "potential")
     potential.elements = potential.element_of.elements
     model = torchsim.PonitaTorchSim(potential)
-    validate_model_outputs(model, model.device, model.dtype)
+    validate_model_outputs(model, model.device, model.dtype)  # raises where something is wrong
+    assert model.compute_forces and model.compute_stress

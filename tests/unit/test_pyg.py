@@ -69,7 +69,7 @@ def outputs_of(model, data, **options):
     return model(data.pos, data.edge_index, x=data.x, vec=vec, **options)
 
 
-def equal(actual, expected):
+def assert_equal(actual, expected):
     for a, b in zip(actual, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
 
@@ -81,8 +81,8 @@ def test_layers_in_sequential_on_a_batch_are_the_network(space):
     layers = layers_of(model)
     batch = Batch.from_data_list([transform(graph) for graph in graphs])
     expected = outputs_of(model, batch)
-    equal(evaluate(layers, batch, model.space), expected)
-    equal(torch.cat([outputs_of(model, g).scalars for g in graphs])[None], expected[:1])
+    assert_equal(evaluate(layers, batch, model.space), expected)
+    assert_equal(torch.cat([outputs_of(model, g).scalars for g in graphs])[None], expected[:1])
 
 
 def test_blocks_learn_in_sequential():
@@ -110,15 +110,15 @@ def test_edge_index_class(order):
         edges = edges.sort_by(order).values
         edges.fill_cache_()
     data.edge_index = edges
-    equal(outputs_of(model, data), expected)
+    assert_equal(outputs_of(model, data), expected)
     transformed = PositionOrientation(num_orientations=12)(data)
     assert type(transformed.edge_invariants) is torch.Tensor
     actual = evaluate(layers_of(model), transformed, model.space)
     assert all(type(part) is torch.Tensor for part in actual)
-    equal(actual, expected)
+    assert_equal(actual, expected)
     batch = Batch.from_data_list([transformed, transformed])
     assert isinstance(batch.edge_index, EdgeIndex)
-    equal((part[6:] for part in evaluate(layers_of(model), batch, model.space)), expected)
+    assert_equal((part[6:] for part in evaluate(layers_of(model), batch, model.space)), expected)
     assert LiftEdges()(data).edge_index.shape == (2, 6 * 5 * 5 * 6)
 
 
@@ -169,7 +169,7 @@ def test_subgraphs_of_a_node_loader_give_the_seeds_what_the_graph_gives(when):
         assert part.num_nodes < 30
         seeds = part.n_id[: part.batch_size]
         for actual in (evaluate(layers, part, model.space), outputs_of(model, part)):
-            equal([rows[: part.batch_size] for rows in actual], [rows[seeds] for rows in expected])
+            assert_equal([rows[: part.batch_size] for rows in actual], [rows[seeds] for rows in expected])
         seen += part.batch_size
     assert seen == 30
 
@@ -181,7 +181,7 @@ def test_subgraphs_of_a_neighbor_loader():
     source = PositionOrientation(num_orientations=12)(data)
     for part in NeighborLoader(source, num_neighbors=[-1, -1], batch_size=4):
         actual = evaluate(layers, part, model.space)
-        equal(
+        assert_equal(
             [rows[: part.batch_size] for rows in actual],
             [rows[part.n_id[: part.batch_size]] for rows in expected],
         )
@@ -192,7 +192,7 @@ def test_k_hop_subgraph_whose_edges_have_no_reverse():
     node, edge_index, place, kept = k_hop_subgraph(3, 2, data.edge_index, relabel_nodes=True, directed=True)
     part = Data(pos=data.pos[node], x=data.x[node], vec=data.vec[node], edge_index=edge_index)
     assert 0 < kept.sum() < 30
-    equal(*([rows[index] for rows in outputs_of(model, of)] for index, of in ((place, part), ([3], data))))
+    assert_equal(*([rows[index] for rows in outputs_of(model, of)] for index, of in ((place, part), ([3], data))))
 
 
 def test_attributes_are_the_invariants_of_every_edge_in_order():
@@ -288,8 +288,8 @@ def test_lifted_graphs_are_what_cloud_networks_see(space, complete):
     batch = next(iter(DataLoader([transform(graph) for graph in graphs], batch_size=3)))
     assert isinstance(batch, LiftedData) and batch.num_base_nodes.tolist() == [5, 4, 3]
     assert batch.base_batch.tolist() == [0] * 5 + [1] * 4 + [2] * 3
-    equal(lifted_outputs(model, batch), [torch.cat(parts) for parts in zip(*expected, strict=True)])
-    equal(lifted_outputs(model, batch.to_data_list()[2]), expected[2])
+    assert_equal(lifted_outputs(model, batch), [torch.cat(parts) for parts in zip(*expected, strict=True)])
+    assert_equal(lifted_outputs(model, batch.to_data_list()[2]), expected[2])
 
 
 def test_layers_on_a_lifted_graph_are_exactly_equivariant():
@@ -299,7 +299,7 @@ def test_layers_on_a_lifted_graph_are_exactly_equivariant():
     turned = data.clone()
     turned.pos, turned.vec = rotate(data.pos, turn), rotate(data.vec, turn)
     (scalars, vectors), (same, along) = (lifted_outputs(model, transform(of)) for of in (data, turned))
-    equal((same, along), (scalars, rotate(vectors, turn)))
+    assert_equal((same, along), (scalars, rotate(vectors, turn)))
 
 
 def test_lifted_graphs_with_images_carry_the_shift():
@@ -309,7 +309,7 @@ def test_lifted_graphs_with_images_carry_the_shift():
     model = small_ponita(mode="cloud", pooling=None, readouts="last")
     lifted = LiftEdges()(data)
     assert lifted.edge_shift.shape == (lifted.num_edges, 3)
-    equal(lifted_outputs(model, lifted), outputs_of(model, data, edge_shift=data.edge_shift))
+    assert_equal(lifted_outputs(model, lifted), outputs_of(model, data, edge_shift=data.edge_shift))
 
 
 def test_what_lifting_keeps_repeats_and_leaves_out():
