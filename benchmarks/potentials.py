@@ -14,12 +14,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from ponita.models import load
 from ponita.tasks.bench.record import environment, write
-from ponita.tasks.bench.training import timed_fit
+from ponita.tasks.bench.training import link_data, timed_fit
 
 CONFIGS = ("3bpa", "mlearn", "nbmotaw", "mptrj_sample")
 COMMAND = "python benchmarks/potentials.py --root DIR --configs {} --threads {}"
@@ -61,24 +60,14 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/potentials"))
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "potentials.json")
     arguments = parser.parse_args()
-    if not arguments.root.is_dir():
-        raise SystemExit(f"there is no folder {arguments.root}; see docs/potentials.md for where the data are from.")
-    torch.set_num_threads(1)
     folder, out = arguments.folder.resolve(), arguments.out.resolve()
-    folder.mkdir(parents=True, exist_ok=True)
-    _link(folder / "data", arguments.root.resolve())
+    link_data(folder, arguments.root)
     os.chdir(folder)  # the configurations name files below data/
     runs = []
     for name in arguments.configs:
         runs.append(train(name, folder / name, arguments.threads))
         write({"potentials": runs, **environment(arguments.threads)}, out)
         print((folder / name / "report.txt").read_text(encoding="utf-8"), flush=True)
-
-
-def _link(link: Path, target: Path) -> None:
-    if link.is_symlink():
-        link.unlink()
-    link.symlink_to(target, target_is_directory=True)
 
 
 if __name__ == "__main__":

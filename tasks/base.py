@@ -6,6 +6,7 @@ import copy
 import zlib
 from abc import abstractmethod
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, ClassVar
 
 import lightning as L
@@ -104,6 +105,13 @@ class Task(L.LightningModule):
 
     def prepare(self, first_batch: Batch) -> None:
         """Hook for statistics of the training set; must not be random."""
+
+    def finish(self, folder: Path) -> None:
+        """Hook at the end of a training and its test, for what a run leaves beside its checkpoints.
+
+        Args:
+            folder: of the run.
+        """
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         losses = self.losses(batch)

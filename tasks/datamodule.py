@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import lightning as L
 import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
@@ -33,9 +35,13 @@ class GraphDataModule(L.LightningDataModule):
 
     def first_batch(self) -> Batch:
         """The first graphs of the training set, the same on every rank: for calibration."""
-        train = self.sets["train"]
-        rows = range(min(self.batch_size, len(train)))
-        return train.__getitems__(rows) if _joins(train) else collate([train[i] for i in rows])
+        return _join(self.sets["train"], range(min(self.batch_size, len(self.sets["train"]))))
+
+    def batches(self, name: str) -> Iterator[Batch]:
+        """All of a set in its order, in batches of the size for evaluation."""
+        chosen, size = self.sets[name], self.eval_batch_size
+        for first in range(0, len(chosen), size):
+            yield _join(chosen, range(first, min(first + size, len(chosen))))
 
     def train_dataloader(self) -> DataLoader:
         world, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
@@ -74,6 +80,10 @@ class GraphDataModule(L.LightningDataModule):
             collate_fn=_as_it_is if _joins(self.sets[name]) else collate,
             **options,
         )
+
+
+def _join(dataset: Dataset, rows: Sequence[int]) -> Batch:
+    return dataset.__getitems__(rows) if _joins(dataset) else collate([dataset[i] for i in rows])
 
 
 def _joins(dataset: Dataset) -> bool:

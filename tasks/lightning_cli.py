@@ -64,6 +64,8 @@ class PonitaCLI(LightningCLI):
         best = self.trainer.checkpoint_callbacks[0].best_model_path
         if best:
             self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best, verbose=False)
+            if self.trainer.is_global_zero:
+                self.model.finish(runs.folder_of(self.trainer))
             self.after_test()
 
     @rank_zero_only

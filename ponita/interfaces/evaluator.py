@@ -91,12 +91,21 @@ class Evaluator:
 
 def _ready(potential: Potential | Path | str, device: torch.device | str, dtype: torch.dtype | None) -> Potential:
     if isinstance(potential, (str, Path)):
-        source, potential = str(potential), load(potential)
+        source, potential = str(potential), _load(Path(potential))
     else:
         source, potential = "the model", copy.deepcopy(potential)
     if not isinstance(potential, Potential):
         raise ValueError(f"{source} is a {type(potential).__name__}; expected a Potential or a checkpoint of one.")
     return potential.to(device=device, dtype=dtype)
+
+
+def _load(path: Path) -> object:
+    """Of a checkpoint, or of the folder of an adapter, merged where it can be."""
+    if not path.is_dir():
+        return load(path)
+    from ponita.sharing.adapters.files import load_adapted  # needs peft, which only adapters do
+
+    return load_adapted(path)
 
 
 def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:

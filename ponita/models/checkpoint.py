@@ -28,10 +28,17 @@ def save(model: nn.Module, path: Path | str) -> None:
         path: file to write.
 
     Raises:
-        ValueError: for any other class.
+        ValueError: for any other class, or a model with adapters or parametrisations in it.
     """
+    state, description = model.state_dict(), describe(model)
+    added = [name for name in state if ".base_layer." in name or ".parametrizations." in name]
+    if added:
+        raise ValueError(
+            f"the model holds what was put into its layers (such as {added[0]}), which a checkpoint of it cannot: merge or "
+            "unload the adapter, or remove the parametrisation, and save then."
+        )
     with replacing(path) as temporary:
-        torch.save({"ponita": describe(model), "state_dict": model.state_dict()}, temporary)
+        torch.save({"ponita": description, "state_dict": state}, temporary)
 
 
 def load(path: Path | str, map_location: str | torch.device = "cpu") -> Model:
@@ -48,6 +55,11 @@ def load(path: Path | str, map_location: str | torch.device = "cpu") -> Model:
         ValueError: if the file is damaged, of another program, of a newer format, or does not fit its description.
     """
     payload = read_checkpoint(path, map_location)
+    if "adapter_of" in payload:
+        raise ValueError(
+            f"{path} is a checkpoint of an adapter, without the weights of {payload['adapter_of']} that it was trained on. Use the "
+            "folder 'adapter' of the run: ponita md --ckpt_path RUN/adapter, or ponita.sharing.adapters.load_adapted."
+        )
     if "ponita" not in payload:
         raise ValueError(
             f"{path} is not a checkpoint of ponita: it has keys {sorted(map(str, payload))[:8]} and no description of the "

@@ -280,9 +280,9 @@ class Ponita(KeepsFloat64):
             basis = self._pair_basis(points, invariants, window, condition)
         if self.fiber_basis is None:
             return (basis,)
-        grid, weights = points.orientations, tuple(self.fiber_basis.parameters())
+        grid = points.orientations
         fiber = self._fiber_memo(
-            lambda: self.fiber_basis(self.space.fiber_invariants(grid, complete)), self.grid, *weights
+            lambda: self.fiber_basis(self.space.fiber_invariants(grid, complete)), self.grid, self.fiber_basis
         )
         return basis, fiber
 
@@ -304,7 +304,7 @@ class Ponita(KeepsFloat64):
 
     def _spline_basis(self, points: Points, invariants: Tensor, window: Tensor | None) -> SplineBasis:
         check_reach(points.r, self.lattice.radius, self.window is not None)
-        nodes = self._lattice_memo(lambda: self.lattice.coefficients(self.basis), *self.basis.parameters())
+        nodes = self._lattice_memo(lambda: self.lattice.coefficients(self.basis), self.basis)
         return SplineBasis(nodes, *self.lattice.taps(invariants, window), self.lattice.stride)
 
     def _per_pair(self, condition: Tensor | None, points: Points, batch: Tensor | None) -> Tensor | None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ponita.geometry.edges import EdgeSet
 from ponita.nn.attention import EdgeAttention
-from ponita.nn.memo import Memo
+from ponita.nn.memo import Memo, is_plain
 from ponita.nn.spline import SplineBasis
 from ponita.ops import backends, basis_conv, orientation_conv, pair_conv, tap_conv
 
@@ -81,11 +81,11 @@ class PointCloudConv(nn.Module):
         if isinstance(basis, SplineBasis):
             coefficients, weights, corner, stride = basis
             weights = weights if attention is None else weights * attention
-            table = self._memo(lambda: self.kernel(coefficients), self.kernel.weight, coefficients)
+            table = self._memo(lambda: self.kernel(coefficients), self.kernel, coefficients)
             return tap_conv(x, weights, table, corner, stride, edges, self.backend)
         basis = basis if attention is None else basis * attention
         if self.fused:
-            return basis_conv(x, basis, self.kernel.weight, edges, self.backend)
+            return basis_conv(x, basis, _weight(self.kernel, basis), edges, self.backend)
         return pair_conv(x, self.kernel(basis), edges, self.backend)
 
     def _attend(self, x: Tensor, edges: EdgeSet) -> Tensor:
@@ -98,7 +98,7 @@ class PointCloudConv(nn.Module):
     @torch.no_grad()
     def calibrate(self, x: Tensor, basis: Basis, edges: EdgeSet | Tensor) -> dict[str, float]:
         """Rescale the kernel so that, on this input, the sum over neighbours keeps the standard deviation."""
-        return {"kernel": _rescale(self.kernel.weight, x, self.spatial(x, basis, edges))}
+        return {"kernel": _rescale(self.kernel, x, self.spatial(x, basis, edges))}
 
 
 class FiberBundleConv(PointCloudConv):
@@ -137,7 +137,7 @@ class FiberBundleConv(PointCloudConv):
 
     def spherical(self, x: Tensor, fiber_basis: Tensor) -> Tensor:
         """The mean over orientations: [N, O, C]."""
-        kernel = self._fiber_memo(lambda: self.fiber_kernel(fiber_basis), self.fiber_kernel.weight, fiber_basis)
+        kernel = self._fiber_memo(lambda: self.fiber_kernel(fiber_basis), self.fiber_kernel, fiber_basis)
         return orientation_conv(x, kernel, self.backend)
 
     @torch.no_grad()
@@ -146,8 +146,8 @@ class FiberBundleConv(PointCloudConv):
         spatial = self.spatial(x, basis, edges)
         spherical = self.spherical(spatial, fiber_basis)
         return {
-            "kernel": _rescale(self.kernel.weight, x, spatial),
-            "fiber_kernel": _rescale(self.fiber_kernel.weight, spatial, spherical),
+            "kernel": _rescale(self.kernel, x, spatial),
+            "fiber_kernel": _rescale(self.fiber_kernel, spatial, spherical),
         }
 
 
@@ -163,13 +163,25 @@ def _sorted(edge_index: Tensor, basis: Basis, num_nodes: int) -> tuple[EdgeSet, 
     return edges, basis.index_select(0, edges.order)
 
 
-def _rescale(weight: Tensor, before: Tensor, after: Tensor) -> float:
+def _weight(kernel: nn.Module, basis: Tensor) -> Tensor:
+    """[C, B] of a linear map; of one that is adapted, what it does to each basis function."""
+    if is_plain(kernel):
+        return kernel.weight
+    return kernel(torch.eye(basis.shape[-1], dtype=basis.dtype, device=basis.device)).mT
+
+
+def _rescale(kernel: nn.Module, before: Tensor, after: Tensor) -> float:
     """Multiply a kernel's weight by std(before) / std(after) and return that factor."""
+    if not is_plain(kernel):
+        raise ValueError(
+            f"a kernel is a {type(kernel).__name__}: it was adapted or parametrised before calibration, which rescales plain "
+            "weights. Calibrate first, or remove what was added, calibrate, and add it again."
+        )
     scale = float(before.std() / after.std())
     if not 0 < scale < float("inf"):
         raise ValueError(
             f"calibration found standard deviations {float(before.std())} before and {float(after.std())} after a "
             "convolution; expected both positive and finite. Calibrate on a batch with edges and varied features."
         )
-    weight.mul_(scale)
+    kernel.weight.mul_(scale)
     return scale

@@ -15,6 +15,9 @@ class Memo:
     remembered. Without gradients (`torch.no_grad`) a value is remembered on the CPU, where the weights are compared with
     copies, so that a change through `tensor.data` is seen too. On other devices a comparison would wait for the device, and
     only frozen tensors count (`model.requires_grad_(False)`); changes in place of those are seen, through `.data` not.
+
+    Modules stand for their parameters. One that was put there by other code, such as an adapter or a parametrisation,
+    may depend on more than those, and nothing is remembered with it.
     """
 
     def __init__(self) -> None:
@@ -23,8 +26,11 @@ class Memo:
         self._versions: Sequence[tuple] = ()
         self._value: Tensor | None = None
 
-    def __call__(self, compute: Callable[[], Tensor], *tensors: Tensor) -> Tensor:
-        """The value of `compute`, which must depend on `tensors` alone."""
+    def __call__(self, compute: Callable[[], Tensor], *sources: Tensor | nn.Module) -> Tensor:
+        """The value of `compute`, which must depend on `sources` alone."""
+        if not all(is_plain(source) for source in sources if isinstance(source, nn.Module)):
+            return compute()
+        tensors = tuple(tensor for source in sources for tensor in _tensors_of(source))
         if torch.compiler.is_compiling() or torch.is_inference_mode_enabled() or not all(map(_can_watch, tensors)):
             return compute()
         if not self._unchanged(tensors):
@@ -45,6 +51,15 @@ class Memo:
 
     def __reduce__(self) -> tuple:
         return Memo, ()
+
+
+def is_plain(module: nn.Module) -> bool:
+    """Whether a module and all in it are torch's or of this package's layers, so that its weights are what it says."""
+    return all(type(part).__module__.startswith(("torch.nn.modules.", "ponita.nn.")) for part in module.modules())
+
+
+def _tensors_of(source: Tensor | nn.Module) -> tuple[Tensor, ...]:
+    return (source,) if isinstance(source, Tensor) else tuple(source.parameters())
 
 
 def _can_watch(tensor: Tensor) -> bool:

@@ -44,3 +44,22 @@ def timed_fit(folder: Path, config: str, words: Sequence[str], threads: int) -> 
         cost = {"wall_seconds": round(time.monotonic() - start, 1), "cpu_seconds": round(cpu, 1)}
         finished.write_text(json.dumps(cost) + "\n", encoding="utf-8")
     return json.loads(finished.read_text(encoding="utf-8"))
+
+
+def link_data(folder: Path, root: Path) -> None:
+    """Make a folder in which data/ is another: configurations name their files below data/.
+
+    Args:
+        folder: to make.
+        root: of the data.
+
+    Raises:
+        ValueError: if there are no data.
+    """
+    if not root.is_dir():
+        raise ValueError(f"there is no folder {root}; name the one with the data.")
+    folder.mkdir(parents=True, exist_ok=True)
+    link = folder / "data"
+    if link.is_symlink():
+        link.unlink()
+    link.symlink_to(root.resolve(), target_is_directory=True)

@@ -182,6 +182,40 @@ def normalize(
     return references
 
 
+def correct_references(
+    potential: Potential, counts: np.ndarray, residuals: np.ndarray, heads: np.ndarray
+) -> dict[str, References]:
+    """Change the reference energies of a trained potential by least squares, and no more than the data ask for.
+
+    Of all corrections that explain the residuals equally well the smallest is taken, so elements that are missing keep
+    their energies, and one composition changes those of its elements together.
+
+    Args:
+        potential: to change.
+        counts: [G, elements] atoms of each element.
+        residuals: [G] eV, energies less the potential's; NaN where they are not known.
+        heads: [G] places of the levels of theory.
+
+    Returns:
+        References by head, of the heads with energies.
+    """
+    found = {}
+    for place, head in enumerate(potential.heads):
+        rows = np.isfinite(residuals) & (heads == place)
+        if not rows.any():
+            continue
+        size = counts[rows].sum(1)
+        fractions, target = counts[rows] / size[:, None], residuals[rows] / size
+        correction = np.linalg.lstsq(fractions, target, rcond=1e-9)[0]
+        with torch.no_grad():
+            potential.reference_energies[place] += torch.from_numpy(correction).to(potential.reference_energies)
+        left = target - fractions @ correction
+        energies = dict(zip(potential.elements, potential.reference_energies[place].tolist(), strict=True))
+        source = f"those of the potential, corrected by least squares over {rows.sum()} structures"
+        found[head] = References(energies, source, float(left.mean()), float(left.std()))
+    return found
+
+
 def _scale(statistics: Statistics, sums: CompositionSums) -> float:
     """Root mean square force component; without forces, what energies an atom vary by."""
     if statistics.components:

@@ -214,7 +214,7 @@ class StructureDataModule(GraphDataModule):
 
     def _potential(self) -> Potential | None:
         """That of the task, where the data are read for one."""
-        model = getattr(getattr(self.trainer, "lightning_module", None), "model", None)
+        model = getattr(getattr(self.trainer, "lightning_module", None), "potential", None)
         return model if isinstance(model, Potential) else None
 
 

@@ -28,23 +28,16 @@ from ponita.tasks.runs import folder_of
 from ponita.training import LossWeights, OptimizerConfig, energy_force_loss
 
 
-class EnergyForceTask(Task):
-    """Fit a potential: energies are its output, forces its negative gradient, the stress its derivative in the strain.
+class PotentialTask(Task):
+    """Base of the tasks that fit a potential: energies are its output, forces its negative gradient, the stress its
+    derivative in the strain.
 
-    Reference energies and the root mean square force of the training set normalise the network. Labels that structures
-    do not have are left out of losses and errors.
+    Labels that structures do not have are left out of losses and errors.
 
     Args:
-        model: network with as many in_channels as elements, one scalar output for each head, pooling="sum".
-        elements: atomic numbers of the data, in the order of the network's channels.
+        model: `Potential`, or what wraps one.
         loss_weights: of energies, forces and stress.
         optimizer: learning rate, weight decay and warm-up.
-        reference_energies: what total energies are measured from. "isolated": structures of single atoms, in the training
-            set or in the data's `isolated_atoms`; "least_squares" over compositions; energies of atoms in eV by
-            element, such as {H: -13.6}, under the name of each head where there are several; "mean": the mean energy, for
-            structures of one composition. null: "mean" where there is one composition, an error where there are more.
-        heads: levels of theory, each with an output and reference energies of its own.
-        self_loops: give the network the edges i->i, as the published one has.
         augment: rotate every structure at random in training.
         calibrate_kernels: rescale the convolutions on the first batch before training.
         test_rotations: average predictions of the test over so many random rotations; 1 leaves structures as they are.
@@ -60,37 +53,34 @@ class EnergyForceTask(Task):
 
     def __init__(
         self,
-        model: Ponita,
-        elements: list[int],
-        loss_weights: LossWeights = LossWeights(),  # noqa: B008  (a dataclass default is how the CLI knows the keys)
-        optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008
-        reference_energies: str | dict[str, float] | dict[str, dict[str, float]] | None = None,
-        heads: list[str] = ["default"],  # noqa: B006  (not changed; a tuple would be another type in configurations)
-        self_loops: bool = True,
-        augment: bool = True,
-        calibrate_kernels: bool = True,
-        test_rotations: int = 1,
-        seed: int = 0,
+        model: torch.nn.Module,
+        loss_weights: LossWeights,
+        optimizer: OptimizerConfig,
+        augment: bool,
+        calibrate_kernels: bool,
+        test_rotations: int,
+        seed: int,
     ) -> None:
-        super().__init__(Potential(model, elements, self_loops, heads), optimizer, augment, calibrate_kernels, seed)
+        super().__init__(model, optimizer, augment, calibrate_kernels, seed)
         if test_rotations < 1:
             raise ValueError(f"test_rotations={test_rotations}; expected at least 1.")
-        if isinstance(reference_energies, str) and reference_energies not in CHOICES:
-            raise ValueError(
-                f"reference_energies={reference_energies!r}; expected one of {list(CHOICES)}, or energies."
-            )
         self.loss_weights, self.test_rotations = loss_weights, test_rotations
-        self.reference_choice = reference_energies
-        #: What `reference_energies` came to, by head, after the start of a training.
+        #: Reference energies that were chosen, by head, after the start of a training.
         self.references: dict[str, References] = {}
+        elements = self.potential.elements
         self.errors = torch.nn.ModuleDict({"valid": PotentialErrors(elements), "test": PotentialErrors(elements)})
         self.tested: list[Tested] = []
 
+    @property
+    def potential(self) -> Potential:
+        """The potential itself, where the model wraps one."""
+        return self.model
+
     def make_edges(self, batch: Batch) -> EdgeSet | Tensor:
         self._complete(batch)
-        network = self.model.network
+        network = self.potential.network
         if network.config["cutoff"] is None:
-            return complete_graph(network, batch.ptr.diff(), self.model.self_loops)
+            return complete_graph(network, batch.ptr.diff(), self.potential.self_loops)
         if "reverse" in batch:
             return joined_graph(network, batch.neighbors, batch.num_nodes, batch.reverse)
         shift = batch.offsets.to(batch.pos.dtype) if "offsets" in batch else None
@@ -111,19 +101,15 @@ class EnergyForceTask(Task):
     def forward(self, batch: Batch, create_graph: bool = False) -> EnergyForces | EnergyForcesStress:
         """Energies [G] eV, forces [N, 3] eV/Å and, where the batch has a stress, the stress [G, 3, 3] eV/Å³."""
         inputs = self.model_inputs(batch)
-        return self.model.energy_forces(**inputs, create_graph=create_graph, stress="stress" in batch)
-
-    def prepare(self, first_batch: Batch) -> None:
-        data = self.trainer.datamodule
-        statistics = gather(data.sets["train"].parts(), self.model)
-        check_labels(statistics, self.loss_weights)
-        isolated = getattr(data, "isolated", None)
-        self.references = normalize(self.model, statistics, self.reference_choice, isolated)
+        return self.potential.energy_forces(**inputs, create_graph=create_graph, stress="stress" in batch)
 
     @rank_zero_only
     def on_fit_start(self) -> None:
         """Say what was read, and the reference energies, and write it to data.txt."""
-        lines = [*getattr(self.trainer.datamodule, "described", []), *described_references(self.model, self.references)]
+        lines = [
+            *getattr(self.trainer.datamodule, "described", []),
+            *described_references(self.potential, self.references),
+        ]
         path = folder_of(self.trainer) / "data.txt"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -132,7 +118,7 @@ class EnergyForceTask(Task):
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         predicted = self(batch, create_graph=True)
         weights = self.loss_weights.at(self.progress)
-        return energy_force_loss(predicted, _target(batch), self.model.scale, weights, batch.ptr.diff())
+        return energy_force_loss(predicted, _target(batch), self.potential.scale, weights, batch.ptr.diff())
 
     def rotate_batch(self, batch: Batch, rotations: Tensor) -> Batch:
         batch = batch.clone()
@@ -158,7 +144,7 @@ class EnergyForceTask(Task):
     def on_test_epoch_start(self) -> None:
         self.tested = []
         groups = getattr(self.trainer.datamodule.sets["test"], "labels", ("",))
-        self.errors["test"] = PotentialErrors(self.model.elements, groups).to(self.device)
+        self.errors["test"] = PotentialErrors(self.potential.elements, groups).to(self.device)
         self._generator = torch.Generator().manual_seed(self.seed)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
@@ -188,7 +174,7 @@ class EnergyForceTask(Task):
 
     def _measure(self, stage: str, predicted: EnergyForces, batch: Batch) -> None:
         group = batch.label if stage == "test" and "label" in batch else torch.zeros_like(batch.ptr[1:])
-        element = self.model.element_of(batch.numbers)
+        element = self.potential.element_of(batch.numbers)
         self.errors[stage].update(predicted, _target(batch), batch.batch, element, group)
 
     def _averaged(self, batch: Batch) -> EnergyForces | EnergyForcesStress:
@@ -204,24 +190,77 @@ class EnergyForceTask(Task):
 
     def _complete(self, batch: Batch) -> Batch:
         """The batch with neighbour lists where it came without, and with numbers in the place of the heads' names."""
-        if "neighbors" not in batch and (self.model.network.config["cutoff"] is not None or "cell" in batch):
+        if "neighbors" not in batch and (self.potential.network.config["cutoff"] is not None or "cell" in batch):
             periodic = [batch.cell, batch.pbc] if "cell" in batch else []
-            batch.neighbors, offsets = self.model.neighbors(batch.pos, batch.batch, *periodic)
+            batch.neighbors, offsets = self.potential.neighbors(batch.pos, batch.batch, *periodic)
             if offsets is not None:
                 batch.offsets = offsets
         if "head" in batch and isinstance(batch.head, list):
-            if len(self.model.heads) == 1:
+            if len(self.potential.heads) == 1:
                 del batch["head"]
             else:
-                numbers = [self.model.heads.index(name) for name in batch.head]
+                numbers = [self.potential.heads.index(name) for name in batch.head]
                 batch.head = torch.tensor(numbers, device=batch.pos.device)
         return batch
 
     def _references(self, batch: Batch) -> Tensor:
         """[G] sum of the reference energies of each structure's atoms, eV."""
         head = batch.head.index_select(0, batch.batch) if "head" in batch else 0
-        energies = self.model.reference_energies[head, self.model.element_of(batch.numbers)]
+        energies = self.potential.reference_energies[head, self.potential.element_of(batch.numbers)]
         return energies.new_zeros(batch.num_graphs).index_add_(0, batch.batch, energies)
+
+
+class EnergyForceTask(PotentialTask):
+    """Fit a new potential.
+
+    Reference energies and the root mean square force of the training set normalise the network. Labels that structures
+    do not have are left out of losses and errors.
+
+    Args:
+        model: network with as many in_channels as elements, one scalar output for each head, pooling="sum".
+        elements: atomic numbers of the data, in the order of the network's channels.
+        loss_weights: of energies, forces and stress.
+        optimizer: learning rate, weight decay and warm-up.
+        reference_energies: what total energies are measured from. "isolated": structures of single atoms, in the training
+            set or in the data's `isolated_atoms`; "least_squares" over compositions; energies of atoms in eV by
+            element, such as {H: -13.6}, under the name of each head where there are several; "mean": the mean energy, for
+            structures of one composition. null: "mean" where there is one composition, an error where there are more.
+        heads: levels of theory, each with an output and reference energies of its own.
+        self_loops: give the network the edges i->i, as the published one has.
+        augment: rotate every structure at random in training.
+        calibrate_kernels: rescale the convolutions on the first batch before training.
+        test_rotations: average predictions of the test over so many random rotations; 1 leaves structures as they are.
+        seed: of the rotations.
+    """
+
+    def __init__(
+        self,
+        model: Ponita,
+        elements: list[int],
+        loss_weights: LossWeights = LossWeights(),  # noqa: B008  (a dataclass default is how the CLI knows the keys)
+        optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008
+        reference_energies: str | dict[str, float] | dict[str, dict[str, float]] | None = None,
+        heads: list[str] = ["default"],  # noqa: B006  (not changed; a tuple would be another type in configurations)
+        self_loops: bool = True,
+        augment: bool = True,
+        calibrate_kernels: bool = True,
+        test_rotations: int = 1,
+        seed: int = 0,
+    ) -> None:
+        if isinstance(reference_energies, str) and reference_energies not in CHOICES:
+            raise ValueError(
+                f"reference_energies={reference_energies!r}; expected one of {list(CHOICES)}, or energies."
+            )
+        potential = Potential(model, elements, self_loops, heads)
+        super().__init__(potential, loss_weights, optimizer, augment, calibrate_kernels, test_rotations, seed)
+        self.reference_choice = reference_energies
+
+    def prepare(self, first_batch: Batch) -> None:
+        data = self.trainer.datamodule
+        statistics = gather(data.sets["train"].parts(), self.model)
+        check_labels(statistics, self.loss_weights)
+        isolated = getattr(data, "isolated", None)
+        self.references = normalize(self.model, statistics, self.reference_choice, isolated)
 
 
 def _target(batch: Batch) -> EnergyForces | EnergyForcesStress:

@@ -378,3 +378,6 @@ def test_the_weight_of_energies_follows_the_training():
     assert task.progress == 1
     task.loss_weights = LossWeights(energy=0.5, energy_growth=4.0)
     assert task.loss_weights.at(task.progress).energy == 2.0
+    losses = task.losses(task.trainer.datamodule.first_batch())
+    weighted = sum(weight * losses[name] for name, weight in (("energy", 2.0), ("forces", 1.0)))
+    torch.testing.assert_close(losses["loss"], weighted)

@@ -18,8 +18,9 @@ ALLOWED = {
     "models": {"geometry", "data", "ops", "nn"},
     "training": {"geometry", "data", "ops", "nn", "models"},
     "testing": {"geometry", "ops", "nn", "models"},
-    "interfaces": {"geometry", "data", "ops", "nn", "models"},
-    "tasks": {"geometry", "data", "ops", "nn", "models", "training", "interfaces"},
+    "sharing": {"geometry", "data", "ops", "nn", "models", "training"},
+    "interfaces": {"geometry", "data", "ops", "nn", "models", "sharing"},
+    "tasks": {"geometry", "data", "ops", "nn", "models", "training", "sharing", "interfaces"},
 }
 
 

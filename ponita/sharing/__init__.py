@@ -1,0 +1,1 @@
+"""Weight sharing: adapters and regularisers for networks of this package."""
