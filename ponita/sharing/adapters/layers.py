@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
@@ -28,6 +29,15 @@ class SiteLayer(nn.Module, BaseTunerLayer):
         self.base_layer, self.site = base_layer, site
         self.__dict__["_sources"] = sources  # not registered here: each source is stored once, by the tuner
         self._disable_adapters, self.merged_adapters = False, []
+
+    def __getattr__(self, name: str) -> Any:
+        """What it does not have itself is that of the module it stands for."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "base_layer":
+                raise
+            return getattr(self.base_layer, name)
 
     @property
     def sources(self) -> nn.ModuleDict:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ponita.sharing.adapters.sites import Site
+from ponita.sharing.adapters.sites import Site, role
 from ponita.sharing.adapters.source import Source
 
 
@@ -100,11 +100,6 @@ class MoSSource(Source):
     def delta(self, site: str, weight: Tensor) -> Tensor:
         down, up = self.factors(site)
         return self.scale * (up.mT @ down)
-
-
-def role(site: Site) -> str:
-    """The name of a site without the number of its block: conv.kernel of every block."""
-    return ".".join(part for part in site.name.split(".") if not part.isdigit())
 
 
 Key = Callable[[Site], object]

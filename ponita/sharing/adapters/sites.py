@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -13,6 +14,8 @@ from torch import nn
 LINEAR_SITES = r".*blocks\.\d+\.(conv\.(fiber_)?kernel|linear_[12])"
 #: What a block adds up: outputs of its convolution and of its channel mixer. For bottlenecks.
 OUTPUT_SITES = r".*blocks\.\d+\.(conv|linear_2)"
+#: What makes the features that the first block gets.
+LIFT_SITES = r"(.*\.)?lift"
 #: LayerNorms of the blocks.
 NORM_SITES = r".*blocks\.\d+\.norm"
 
@@ -35,12 +38,20 @@ class Site(NamedTuple):
     device: torch.device
 
 
-def find_sites(model: nn.Module, config: PeftConfig) -> list[Site]:
+def role(site: Site) -> str:
+    """The name of a site without the number of its block: conv.kernel of every block."""
+    return ".".join(part for part in site.name.split(".") if not part.isdigit())
+
+
+def find_sites(
+    model: nn.Module, config: PeftConfig, matches: Callable[[PeftConfig, str], object] = check_target_module_exists
+) -> list[Site]:
     """The submodules that `target_modules` of a configuration names, in the order of the model.
 
     Args:
         model: with or without adapters.
         config: a string there must match a whole name (as a regular expression), an entry of a list its end.
+        matches: whether a name is one.
 
     Raises:
         ValueError: if there are none, or one is of a kind that cannot be adapted.
@@ -51,7 +62,7 @@ def find_sites(model: nn.Module, config: PeftConfig) -> list[Site]:
             continue
         if isinstance(module, BaseTunerLayer):
             inside = (*inside, f"{name}.")
-        if name and check_target_module_exists(config, name):
+        if name and matches(config, name):
             sites.append(_site(name, module, config))
     if not sites:
         linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]

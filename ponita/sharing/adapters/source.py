@@ -16,9 +16,6 @@ class Source(nn.Module):
         sites: that the adapter is put on.
     """
 
-    #: Names of tasks, where there are several; `task_scope` chooses one.
-    tasks: tuple[str, ...] = ()
-
     def __init__(self, sites: Sequence[Site]) -> None:
         super().__init__()
         self.index = {site.name: number for number, site in enumerate(sites)}

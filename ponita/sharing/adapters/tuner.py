@@ -9,6 +9,7 @@ from typing import Any
 from peft import PeftConfig
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from peft.tuners.tuners_utils import BaseTuner
+from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
 from ponita.sharing.adapters.layers import DeltaLayer, SiteLayer
@@ -66,10 +67,18 @@ class Tuner(BaseTuner):
         """Arguments of the layer beside the usual ones."""
         return {}
 
+    def unload(self) -> nn.Module:
+        """The model as it was: without the layers, and with its own modules where trained copies of them were used."""
+        for name, module in list(self.model.named_modules()):
+            if isinstance(module, ModulesToSaveWrapper):
+                parent, _, child = name.rpartition(".")
+                setattr(self.model.get_submodule(parent), child, module.original_module)
+        return super().unload()
+
     def _pre_injection_hook(self, model: nn.Module, config: PeftConfig, adapter_name: str) -> None:
         if "sources" not in self._modules:
             self.sources = nn.ModuleDict()
-        sites = find_sites(model, config)
+        sites = find_sites(model, config, self._check_target_module_exists)
         source = self.make_source(config, sites)
         self.sources[adapter_name] = source.to(sites[0].device, sites[0].dtype)
 
@@ -85,6 +94,10 @@ class Tuner(BaseTuner):
         if not isinstance(target, SiteLayer):
             layer = self.layer_cls(target, current_key, self.sources, **self.layer_options(peft_config))
             self._replace_module(parent, target_name, layer, target)
+
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
+        """Layers of ours have no weights that would have to be moved, and need not stand for one with a `weight`."""
+        setattr(parent, child_name, new_module)
 
     @classmethod
     def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
