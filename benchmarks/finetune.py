@@ -37,11 +37,11 @@ from ponita.tasks.pictures import format_table
 from ponita.tasks.potential import EnergyForceTask, RMD17MixtureDataModule
 from ponita.tasks.potential.finetune import FineTuneTask
 from ponita.tasks.potential.task import PotentialTask
-from ponita.tasks.sharing_callbacks import Compand, MultiSampleDropout
+from ponita.tasks.regularizers import Compand, MultiSampleDropout
 from ponita.training import LossWeights, OptimizerConfig
 
 MOLECULE = "ethanol"
-STEPS = {50: 600, 200: 1200}
+STEPS = {50: 300, 200: 600}
 BATCH = 5
 SLOW, FAST = (1e-3, 3e-3, 1e-2), (3e-3, 1e-2, 3e-2)
 SITES = {"target_modules": LINEAR_SITES}
@@ -76,14 +76,12 @@ METHODS = {
     "full, companded": Method(SLOW, callbacks=lambda: [Compand()]),
     "full, multi-sample dropout": Method(SLOW, callbacks=lambda: [MultiSampleDropout(samples=4, p=0.1)]),
     "LoRA r4": Method(adapter=lambda: LoraConfig(r=4, lora_alpha=4, **SITES)),
-    "DoRA r4": Method(adapter=lambda: LoraConfig(r=4, lora_alpha=4, use_dora=True, **SITES)),
     "MiSS r8": Method(adapter=lambda: MissConfig(r=8, **SITES)),
     "Bone col r8 (bat)": Method(adapter=lambda: MissConfig(r=8, init_weights="bat", **SITES)),
     "Bone row r8": Method(adapter=lambda: BoneConfig(r=8)),
     "Bone A/B r4": Method(adapter=lambda: BoneConfig(r=4, grouping="ab")),
     "Bone free r16": Method(adapter=lambda: BoneConfig(r=16, grouping="free")),
     "MoS r8 e4": Method(adapter=lambda: MoSConfig(r=8, equiv_rank=4, alpha=8)),
-    "MoS r4 e2": Method(adapter=lambda: MoSConfig(r=4, equiv_rank=2, alpha=4)),
     "Houlsby": Method(adapter=lambda: BottleneckConfig(reduction_factor=8)),
     "Compacter": Method(adapter=lambda: BottleneckConfig(reduction_factor=8, source="phm", phm_n=4)),
     "Hyperformer++": Method(adapter=lambda: BottleneckConfig(reduction_factor=8, source="hyper")),

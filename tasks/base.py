@@ -18,6 +18,9 @@ from torch_geometric.data import Batch
 from ponita.geometry import EdgeSet, random_rotations
 from ponita.models.checkpoint import check_state, describe
 from ponita.nn import calibrate
+from ponita.sharing.regularization import ReadoutSampler
+from ponita.sharing.regularization.weight_compander import companded, plain_state
+from ponita.tasks.callbacks import ModelCallback, WeightAverage
 from ponita.tasks.graphs import place
 from ponita.training import LossWatch, OptimizerConfig, parameter_groups, warmup_cosine
 
@@ -44,6 +47,9 @@ class Task(L.LightningModule):
     #: Units of logged metrics, for pictures.
     metric_units: ClassVar[dict[str, str]] = {}
 
+    #: Whether `losses` averages over the samples of `sampler`.
+    averages_samples: ClassVar[bool] = False
+
     def __init__(
         self, model: nn.Module, optimizer: OptimizerConfig, augment: bool, calibrate_kernels: bool, seed: int
     ) -> None:
@@ -51,6 +57,8 @@ class Task(L.LightningModule):
         self.model = model
         self.optimizer_config = optimizer
         self.augment, self.calibrate_kernels, self.seed = augment, calibrate_kernels, seed
+        #: Of multi-sample dropout, in a training with it.
+        self.sampler: ReadoutSampler | None = None
         self._watch = LossWatch()
         self._total_steps: int | None = None
 
@@ -102,6 +110,9 @@ class Task(L.LightningModule):
         self.prepare(first_batch)
         if self.calibrate_kernels:
             calibrate(self.model, self.model_inputs(first_batch))
+        callbacks = [callback for callback in self.trainer.callbacks if isinstance(callback, ModelCallback)]
+        for callback in sorted(callbacks, key=lambda callback: isinstance(callback, WeightAverage)):
+            callback.on_model_ready(self.trainer, self)  # the average last, of what the others make of the model
 
     def prepare(self, first_batch: Batch) -> None:
         """Hook for statistics of the training set; must not be random."""
@@ -144,8 +155,13 @@ class Task(L.LightningModule):
         """Let `ponita.models.load` rebuild the model from the checkpoint alone; keep no weights of a wrong loss."""
         self._watch.settle()
         checkpoint["ponita"] = describe(self.model, prefix=self.model_prefix)
+        if companded(self):
+            checkpoint["latent"] = states_of(checkpoint)
+            checkpoint.update({name: plain_state(state, self) for name, state in states_of(checkpoint).items()})
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if "latent" in checkpoint and companded(self):
+            checkpoint.update(checkpoint["latent"])
         check_state(self, checkpoint["state_dict"], "what --ckpt_path names")
 
     def _rotations(self, batch: Batch) -> Tensor:
@@ -168,3 +184,8 @@ class Task(L.LightningModule):
             )
 
         return message
+
+
+def states_of(checkpoint: dict[str, Any]) -> dict[str, dict[str, Tensor]]:
+    """State dicts of the task in a checkpoint: its own, and the raw one beside an average."""
+    return {name: checkpoint[name] for name in ("state_dict", "current_model_state") if name in checkpoint}

@@ -63,7 +63,14 @@ class _AppendingWriter(ExperimentWriter):
         """The run folder has the whole configuration in config.yaml already."""
 
 
-class WeightAverage(EMAWeightAveraging):
+class ModelCallback(Callback):
+    """A callback that looks at, or changes, the model once it is calibrated, and before there is an optimiser."""
+
+    def on_model_ready(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Called at the end of the task's setup for a training."""
+
+
+class WeightAverage(EMAWeightAveraging, ModelCallback):
     """Exponential moving average of the weights, one update a step: it is validated, tested and kept as the model.
 
     Buffers are copied, not averaged, since some are integers. A checkpoint holds the average as its weights; resuming
@@ -78,9 +85,11 @@ class WeightAverage(EMAWeightAveraging):
         self.decay = decay
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        if stage == "fit":
-            # The parent's would stay on the CPU, where the module still is, and wait for the device in every step.
-            self._average_model = _Average(pl_module, self.decay, trainer.strategy.root_device)
+        """Nothing yet: the model may still be changed."""
+
+    def on_model_ready(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # The parent's would stay on the CPU, where the module still is, and wait for the device in every step.
+        self._average_model = _Average(pl_module, self.decay, trainer.strategy.root_device)
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         if trainer.state.fn == TrainerFn.FITTING:

@@ -113,6 +113,7 @@ def _silence_known_messages() -> None:
         "LightningCLI's args parameter is intended",
         ".*treespec, LeafSpec.* is deprecated",
         "Checkpoint directory .* exists and is not empty",  # a resumed run goes on in its folder
+        "`loftq_config` specified but will be ignored",  # peft, of its own default
         r"(?s)\s*The dirpath has changed",  # a test writes into a folder of its own
     ):
         warnings.filterwarnings("ignore", message=message)

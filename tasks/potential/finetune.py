@@ -16,6 +16,7 @@ from torch_geometric.data import Batch
 from ponita.data.references import References
 from ponita.models import Potential, load
 from ponita.sharing.adapters import adapter_report, save_adapter
+from ponita.tasks.base import states_of
 from ponita.tasks.potential.normalization import check_labels, correct_references, gather
 from ponita.tasks.potential.task import PotentialTask
 from ponita.tasks.runs import folder_of
@@ -94,14 +95,14 @@ class FineTuneTask(PotentialTask):
             return
         self._watch.settle()
         checkpoint["adapter_of"] = self.checkpoint
-        for state in _states(checkpoint):
+        for state in states_of(checkpoint).values():
             for name in self._frozen() & state.keys():
                 del state[name]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self.adapted:
             own = self.state_dict()
-            for state in _states(checkpoint):
+            for state in states_of(checkpoint).values():
                 state.update({name: own[name] for name in self._frozen() - state.keys()})
         super().on_load_checkpoint(checkpoint)
 
@@ -142,8 +143,3 @@ def _thaw(potential: Potential, train: str) -> Potential:
     for name, parameter in potential.named_parameters():
         parameter.requires_grad_(name in set(chosen))
     return potential
-
-
-def _states(checkpoint: dict[str, Any]) -> list[dict[str, torch.Tensor]]:
-    """State dicts of the task in a checkpoint: its own, and the raw one beside an average."""
-    return [checkpoint[name] for name in ("state_dict", "current_model_state") if name in checkpoint]

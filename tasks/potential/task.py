@@ -44,6 +44,7 @@ class PotentialTask(Task):
         seed: of the rotations.
     """
 
+    averages_samples = True
     metric_units: ClassVar[dict[str, str]] = {
         "valid/energy_mae": "meV",
         "valid/energy_per_atom_mae": "meV/atom",
@@ -75,6 +76,11 @@ class PotentialTask(Task):
     def potential(self) -> Potential:
         """The potential itself, where the model wraps one."""
         return self.model
+
+    @property
+    def network(self) -> Ponita:
+        """Of the potential."""
+        return self.potential.network
 
     def make_edges(self, batch: Batch) -> EdgeSet | Tensor:
         self._complete(batch)
@@ -118,7 +124,11 @@ class PotentialTask(Task):
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         predicted = self(batch, create_graph=True)
         weights = self.loss_weights.at(self.progress)
-        return energy_force_loss(predicted, _target(batch), self.potential.scale, weights, batch.ptr.diff())
+        losses = [
+            energy_force_loss(sample, _target(batch), self.potential.scale, weights, batch.ptr.diff())
+            for sample in self._samples(predicted, batch)
+        ]
+        return {name: torch.stack([of_sample[name] for of_sample in losses]).mean(0) for name in losses[0]}
 
     def rotate_batch(self, batch: Batch, rotations: Tensor) -> Batch:
         batch = batch.clone()
@@ -171,6 +181,15 @@ class PotentialTask(Task):
             return molecule_report(molecule, f"test set, {averaged}", self.trainer.callback_metrics)
         name = getattr(self.trainer.datamodule, "tested_on", "test set")
         return error_report(self.errors["test"], self.error_tables, f"{name}, {averaged}")
+
+    def _samples(self, predicted: EnergyForces, batch: Batch) -> list[EnergyForces]:
+        """The energies of each sample of multi-sample dropout, with the forces of their mean."""
+        if self.sampler is None:
+            return [predicted]
+        added = self.sampler.deviations().scalars  # [M, G, heads]
+        if "head" in batch:
+            added = added.gather(2, batch.head.expand(len(added), -1)[..., None])
+        return [predicted._replace(energy=predicted.energy + self.potential.scale * one) for one in added[..., 0]]
 
     def _measure(self, stage: str, predicted: EnergyForces, batch: Batch) -> None:
         group = batch.label if stage == "test" and "label" in batch else torch.zeros_like(batch.ptr[1:])

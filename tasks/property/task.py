@@ -12,7 +12,7 @@ from torch_geometric.data import Batch
 
 from ponita.data.qm9_targets import TARGETS, find_target
 from ponita.geometry import EdgeSet, rotate, safe_norm
-from ponita.models import Ponita, Properties, PropertyModel
+from ponita.models import Output, Ponita, Properties, PropertyModel
 from ponita.tasks.base import Task
 from ponita.tasks.graphs import complete_graph, matched_graph
 from ponita.tasks.property.errors import PropertyErrors
@@ -49,6 +49,8 @@ class PropertyTask(Task):
     """
 
     metric_units: ClassVar[dict[str, str]] = {f"valid/{name}_mae": target.shown for name, target in TARGETS.items()}
+
+    averages_samples = True
 
     def __init__(
         self,
@@ -108,13 +110,26 @@ class PropertyTask(Task):
         contributions = self.model.contributions(batch.numbers, batch.batch, batch.num_graphs)
         of_scalars, of_vectors = self.model.scale.split([output.scalars.shape[1], output.vectors.shape[1]])
         # Differences of total energies first, in float64; what is left is of order one.
-        scalars = ((batch.scalars - contributions) / of_scalars).to(output.scalars)
-        vectors = batch.vectors / of_vectors.to(batch.vectors)[:, None]
-        known = ~torch.cat([scalars, vectors.sum(-1)], dim=1).isnan()
-        error = (output.scalars - scalars.nan_to_num()).abs()
-        length = safe_norm(output.vectors - vectors.nan_to_num())
-        errors = torch.where(known, torch.cat([error, length], dim=1), 0)
-        return {"loss": errors.sum() / known.sum().clamp(min=1)}
+        target = Output(
+            ((batch.scalars - contributions) / of_scalars).to(output.scalars),
+            batch.vectors / of_vectors.to(batch.vectors)[:, None],
+        )
+        return {"loss": torch.stack([_mean_error(sample, target) for sample in self._samples(output)]).mean()}
+
+    def _samples(self, output: Output) -> list[Output]:
+        """The output of each sample of multi-sample dropout."""
+        if self.sampler is None:
+            return [output]
+        added = self.sampler.deviations()
+        return [
+            Output(*(part + one for part, one in zip(output, of_sample, strict=True)))
+            for of_sample in zip(*added, strict=True)
+        ]
+
+    @property
+    def network(self) -> Ponita:
+        """Of the model."""
+        return self.model.network
 
     def rotate_batch(self, batch: Batch, rotations: Tensor) -> Batch:
         turned = copy.copy(batch)
@@ -188,6 +203,15 @@ class PropertyTask(Task):
             name: TARGETS[name].per_unit * error.float() for name, error in zip(self.targets, errors, strict=True)
         }
         return {f"{stage}/{name}_mae": value for name, value in values.items() if not value.isnan()}
+
+
+def _mean_error(output: Output, target: Output) -> Tensor:
+    """Mean absolute error of scalars and lengths of errors of vectors, of those that are known."""
+    known = ~torch.cat([target.scalars, target.vectors.sum(-1)], dim=1).isnan()
+    error = (output.scalars - target.scalars.nan_to_num()).abs()
+    length = safe_norm(output.vectors - target.vectors.nan_to_num())
+    errors = torch.where(known, torch.cat([error, length], dim=1), 0)
+    return errors.sum() / known.sum().clamp(min=1)
 
 
 def _ordered(targets: list[str]) -> list[str]:
