@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
+from study_tables import STUDIES
 
 from ponita.tasks.bench.scaling import departure, departure_from_line
 from ponita.tasks.bench.tables import DAY_AT_1_FS, remarks, table
@@ -101,6 +102,8 @@ def page(records: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
             yield from _potentials(name, record)
         elif record.get("config") == "superpixel/quick":
             yield from _superpixels(name, record)
+        else:
+            yield from _studies(name, record)
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
@@ -273,6 +276,14 @@ def _potentials(name: str, record: Mapping[str, Any]) -> Iterator[str]:
             f"{run['cpu_seconds'] / 60:.0f} CPU minutes with validations and test.\n"
         )
         yield from (markdown(table) for table in run["tables"])
+
+
+def _studies(name: str, record: Mapping[str, Any]) -> Iterator[str]:
+    for key in STUDIES.keys() & record.keys():
+        machine = record["machine"]
+        yield f"## {name}\n"
+        yield f"`{record['command']}`; {machine['cpu']}, {machine['threads']} thread(s).\n"
+        yield from (part if isinstance(part, str) else markdown(part) for part in STUDIES[key](record))
 
 
 def _superpixels(name: str, record: Mapping[str, Any]) -> Iterator[str]:

@@ -88,5 +88,14 @@ def _run_with_plain_errors(args: list[str]) -> None:
     except (ValueError, OSError, RuntimeError, ImportError) as error:
         if os.environ.get("PONITA_DEBUG"):
             raise
-        print(f"ponita: error: {error}", file=sys.stderr)
+        print(f"ponita: error: {_said(str(error))}", file=sys.stderr)
         sys.exit(1)
+
+
+def _said(message: str) -> str:
+    """What a class said of its arguments, without what the parser writes about unions around it."""
+    if "Does not validate against any of the Union subtypes" not in message:
+        return message
+    reasons = [line.strip(" -") for line in message.splitlines() if line.lstrip().startswith("- ")]
+    own = [reason for reason in reasons if not reason.startswith(("Expected a <class", "Does not validate"))]
+    return "\n".join(own) or message

@@ -27,7 +27,7 @@ def compare(
         samples: generated.
         reference: real; bond lengths and angles are compared with them.
         picture: PNG of these to write.
-        known: molecules of the training, for novelty; as they are, without it, not known.
+        known: molecules that are not new, for novelty; where None, novelty is not judged.
         reference_name: title of the column.
         progress: whether to show bars.
 

@@ -16,6 +16,7 @@ from torch_geometric.data import Batch
 from ponita.data.references import References
 from ponita.models import Potential, load
 from ponita.sharing.adapters import adapter_report, save_adapter
+from ponita.sharing.adapters.sites import check_rank
 from ponita.tasks.base import states_of
 from ponita.tasks.potential.normalization import check_labels, correct_references, gather
 from ponita.tasks.potential.task import PotentialTask
@@ -23,6 +24,7 @@ from ponita.tasks.runs import folder_of
 from ponita.training import LossWeights, OptimizerConfig
 
 ADAPTER = "adapter"
+ALL = ".*"
 
 
 class FineTuneTask(PotentialTask):
@@ -53,7 +55,7 @@ class FineTuneTask(PotentialTask):
         self,
         checkpoint: str,
         adapter: PeftConfig | None = None,
-        train: str = ".*",
+        train: str = ALL,
         loss_weights: LossWeights = LossWeights(),  # noqa: B008  (a dataclass default is how the CLI knows the keys)
         optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008
         augment: bool = True,
@@ -63,6 +65,10 @@ class FineTuneTask(PotentialTask):
         potential = load(checkpoint)
         if not isinstance(potential, Potential):
             raise ValueError(f"{checkpoint} holds a {type(potential).__name__}; only potentials can be adapted here.")
+        if adapter is not None and train != ALL:
+            raise ValueError(
+                f"train={train!r} is for a training without adapter; name modules_to_save of the adapter instead."
+            )
         self.adapted = adapter is not None
         model = _adapt(potential, adapter, seed) if self.adapted else _thaw(potential, train)
         super().__init__(model, loss_weights, optimizer, augment, False, test_rotations, seed)
@@ -130,6 +136,7 @@ class FineTuneTask(PotentialTask):
 
 
 def _adapt(potential: Potential, adapter: PeftConfig, seed: int) -> PeftModel:
+    check_rank(potential, adapter)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return get_peft_model(potential, adapter)

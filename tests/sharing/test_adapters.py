@@ -326,6 +326,38 @@ def test_dropout_ignores_whole_channels_so_that_rotations_stay_symmetries():
     assert torch.equal(model.eval()(POS, NUMBERS), model(POS, NUMBERS))
 
 
+NETWORKS = {
+    "distances": {"space": "R3", "cutoff": 3.0},
+    "plane": {"space": "R2xS1", "num_orientations": 8, "cutoff": 3.0, "kernel": "spline"},
+    "frames": {"space": "SE3", "num_orientations": 12},
+    "edges": {"mode": "cloud"},
+    "product": {"separable": False, "num_orientations": 6},
+}
+KINDS = [MoSConfig(r=2), BoneConfig(r=4), BottleneckConfig(reduction_factor=4)]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("config", KINDS, ids=lambda config: config.peft_type)
+def test_networks_of_every_space_are_adapted(name, config):
+    options = {"hidden_channels": 8, "basis_channels": 8, "num_layers": 2, "widening": 2, **NETWORKS[name]}
+    torch.manual_seed(0)
+    network = Ponita(1, **options).double().eval()
+    dim = network.space.dim
+    pos, edges = POS[:, :dim], torch.cartesian_prod(torch.arange(4), torch.arange(4)).T
+    edges = edges[:, edges[0] != edges[1]]
+    inputs = (pos, edges, torch.ones(4, 1, dtype=torch.float64))
+    before = network(*inputs)
+    model = peft.get_peft_model(network, copy.deepcopy(config)).eval()
+    assert torch.equal(model(*inputs).scalars, before.scalars)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter += 0.1
+    changed = model(*inputs)
+    assert not torch.equal(changed.scalars, before.scalars)
+    assert torch.equal(model.unload()(*inputs).scalars, before.scalars)
+
+
 REFUSED = {
     "relu": (lambda: BottleneckConfig(nonlinearity="relu"), "two derivatives"),
     "source": (lambda: BottleneckConfig(source="lora"), r"source='lora'; expected one of \['own', 'phm', 'hyper'\]"),

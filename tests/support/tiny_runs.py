@@ -26,6 +26,10 @@ POTENTIAL = [
     *("--model.init_args.model.init_args.hidden_channels", "8", "--model.init_args.model.init_args.num_layers", "2"),
     *("--model.init_args.model.init_args.basis_channels", "8"),
 ]
+MIXTURE = [
+    *("--data.init_args.num_train", "6", "--data.init_args.num_valid", "6", "--data.init_args.num_test", "8"),
+    *("--data.init_args.batch_size", "6"),
+]
 DIFFUSION = [
     *("--config", "diffusion/quick", "--trainer.max_epochs", "2", "--trainer.enable_progress_bar", "false"),
     *("--trainer.num_sanity_val_steps", "0", "--trainer.enable_model_summary", "false"),
@@ -48,12 +52,13 @@ SUPERPIXEL = [
 ]
 
 
-def write_springs(root: Path, num_frames: int = 50) -> Path:
+def write_springs(root: Path, num_frames: int = 50, molecule: str = "ethanol") -> Path:
     """A molecule of five atoms on springs in the layout of the rMD17 archive: 30 training and 20 test frames.
 
     Args:
         root: folder to write to.
         num_frames: frames in all.
+        molecule: the name that it goes under.
     """
     generator = torch.Generator().manual_seed(0)
     rest = 1.2 * torch.randn(len(NUMBERS), 3, generator=generator, dtype=torch.float64)
@@ -61,15 +66,15 @@ def write_springs(root: Path, num_frames: int = 50) -> Path:
     pos.requires_grad_()
     energy = 2.0 * (distances(pos) - distances(rest)).square().sum((1, 2)) - 1100.0
     (gradient,) = torch.autograd.grad(energy.sum(), pos)
-    (root / "npz_data").mkdir(parents=True)
+    (root / "npz_data").mkdir(parents=True, exist_ok=True)
     np.savez(
-        root / "npz_data" / "rmd17_ethanol.npz",
+        root / "npz_data" / f"rmd17_{molecule}.npz",
         nuclear_charges=NUMBERS,
         coords=pos.detach().numpy(),
         energies=energy.detach().numpy() / EV_PER_KCAL_MOL,
         forces=-gradient.numpy() / EV_PER_KCAL_MOL,
     )
-    splits = root / "splits" / "rmd17_ethanol"
+    splits = root / "splits" / f"rmd17_{molecule}"
     splits.mkdir(parents=True)
     np.savetxt(splits / "index_train_01.csv", np.arange(30), fmt="%d")
     np.savetxt(splits / "index_test_01.csv", np.arange(30, num_frames), fmt="%d")

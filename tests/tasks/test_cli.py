@@ -12,8 +12,9 @@ from support.atoms import write_for
 from support.digits import write_digits
 from support.labelled_molecules import write_qm9
 from support.molecules import write_original_qm9
-from support.tiny_runs import DIFFUSION, NBODY, POTENTIAL, PROPERTY, SUPERPIXEL, weights, write_springs
+from support.tiny_runs import DIFFUSION, MIXTURE, NBODY, POTENTIAL, PROPERTY, SUPERPIXEL, weights, write_springs
 
+from ponita.data.rmd17 import MOLECULES
 from ponita.models import Ponita, Potential, load
 from ponita.tasks import configs, runs
 from ponita.tasks.cli import main
@@ -127,6 +128,10 @@ def test_every_packaged_configuration_runs(name):
         write_for(path)
         small = ["--data.init_args.eval_batch_size", "4", "--data.init_args.split.valid", "3"]
         small = small[:2] if "valid_groups" in path.read_text() else small
+    if "RMD17MixtureDataModule" in path.read_text():
+        small = MIXTURE
+        for molecule in set(MOLECULES) - {"ethanol"}:
+            write_springs(Path("data/rmd17"), molecule=molecule)
     sizes = [word for option in itertools.pairwise(small) if option[0].startswith("--data.") for word in option]
     sizes += ["--model.init_args.num_samples", "0"] if name.startswith("diffusion") else []
     if name == "property/paper":
@@ -143,6 +148,8 @@ def test_every_packaged_configuration_runs(name):
         "--trainer.limit_train_batches",
         "1",
     ]
+    if name == "potential/finetune":
+        main(["fit", "--config", "potential/rmd17_seven", *sizes, *quiet, *limits])
     main(["fit", "--config", name, *sizes, *quiet, *limits])
     assert Path(f"runs/{name.replace('/', '-')}/report.txt").is_file()
 

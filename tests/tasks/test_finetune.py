@@ -179,11 +179,30 @@ def test_multi_sample_dropout_trains_a_potential_and_leaves_no_trace():
     )
 
 
-def test_mistakes_are_named(capsys):
-    with pytest.raises(ValueError, match="nothing would train"):
-        run(words("bad", train="nowhere"))
-    with pytest.raises((ValueError, SystemExit)):
-        run(words("bad", adapter={**ADAPTERS["bone"], "init_args": {"r": 7}}))
+def lora(**options: object) -> dict:
+    return {"class_path": "peft.LoraConfig", "init_args": options}
+
+
+MISTAKES = {
+    "nothing trains": ({"train": "nowhere"}, "nothing would train"),
+    "both": ({"train": ".*norm.*", "adapter": ADAPTERS["mos"]}, "modules_to_save of the adapter instead"),
+    "no site": ({"adapter": lora(target_modules="nowhere")}, "names no module of Potential"),
+    "rank": (
+        {"adapter": lora(r=99, target_modules=".*blocks.*linear_1")},
+        "r=99 is larger than network.blocks.0.linear_1",
+    ),
+    "blocks": ({"adapter": {**ADAPTERS["bone"], "init_args": {"r": 7}}}, "blocks of r=7 do not divide"),
+    "checkpoint": ({"checkpoint": "nowhere.ckpt"}, "no checkpoint at nowhere.ckpt"),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_mistakes_are_named_and_leave_no_adapter(case, capsys):
+    task, message = MISTAKES[case]
+    with pytest.raises(SystemExit):
+        main(words("bad", **task))
+    error = capsys.readouterr().err
+    assert message in error and "Union subtypes" not in error
     assert not Path("runs/bad/adapter").exists()
 
 

@@ -246,7 +246,7 @@ def test_losses_on_their_way_are_waited_for_at_an_end(ends, as_on_a_device):
 
 def test_the_average_of_weights_waits_for_nothing():
     task, callback = potential_task(num_orientations=6), WeightAverage(decay=0.75)
-    callback.setup(trainer(), task, "fit")
+    callback.on_model_ready(trainer(), task)
     average = callback._average_model
     names = []
     for step in range(3):
@@ -263,7 +263,7 @@ def test_the_average_of_weights_waits_for_nothing():
     assert float(average.module.model.shift) == 2.0 and int(average.n_averaged) == 3
 
     resumed = WeightAverage(decay=0.75)
-    resumed.setup(trainer(), task, "fit")
+    resumed.on_model_ready(trainer(), task)
     resumed._average_model.load_state_dict(average.state_dict())
     resumed._average_model.update_parameters(task)
     value = next(resumed._average_model.module.parameters()).detach()

@@ -73,6 +73,23 @@ def find_sites(
     return sites
 
 
+def check_rank(model: nn.Module, config: PeftConfig) -> None:
+    """Raise ValueError for a rank that is larger than a site has inputs or outputs, which `peft` lets pass.
+
+    Args:
+        model: to be adapted.
+        config: of the adapter; nothing is checked of one without a rank.
+    """
+    rank = getattr(config, "r", None)
+    for site in find_sites(model, config):
+        smallest = min(site.in_features, site.out_features)
+        if isinstance(rank, int) and site.in_features and rank > smallest:
+            raise ValueError(
+                f"r={rank} is larger than {site.name} has inputs or outputs ({site.in_features}, {site.out_features}); choose r up "
+                f"to {smallest}, or narrow target_modules."
+            )
+
+
 def _site(name: str, module: nn.Module, config: PeftConfig) -> Site:
     base = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
     weight = next(base.parameters(), None)
