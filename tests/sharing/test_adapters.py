@@ -391,3 +391,20 @@ def test_configurations_that_do_not_fit_the_network_are_refused(case):
     config, message = UNFIT[case]
     with pytest.raises(ValueError, match=message):
         peft.get_peft_model(potential(), config)
+
+
+def test_a_second_adapter_has_tasks_and_weights_of_its_own():
+    config = BottleneckConfig(reduction_factor=4, tasks=["a", "b"], share="none")
+    model = peft.get_peft_model(potential(), config)
+    model.add_adapter("other", BottleneckConfig(reduction_factor=4, tasks=["c", "d"], share="none"))
+    model.set_adapter("other")
+    with torch.no_grad():
+        for number, parameter in enumerate(p for p in model.parameters() if p.requires_grad):
+            parameter += 0.01 * (number + 1)
+    found = []
+    for task in ("c", "d"):
+        with task_scope(model, task):
+            found.append(model(POS, NUMBERS))
+    assert not torch.equal(*found)
+    with task_scope(model, "a"), pytest.raises(ValueError, match=r"no task is chosen.*\['c', 'd'\]"):
+        model(POS, NUMBERS)

@@ -38,22 +38,24 @@ def base():
     return pretrained()
 
 
-def adapt(base, config, seed, lr=5e-3):
+def adapt(base, config, seed):
     torch.manual_seed(seed)
     return peft.get_peft_model(copy_of(base), config)
 
 
 def test_adapters_transfer_with_a_few_labels(base):
-    target = Pairs.drawn(0).shifted(3, 0.35)
-    held_out = clusters(target, 200, 99)
+    target = Pairs.drawn(0).shifted(3, 0.3)
+    valid, held_out = clusters(target, 100, 98), clusters(target, 200, 99)
     few = [clusters(target, 32, 10 + seed) for seed in SEEDS]
 
-    def fine_tuned(config, lr):
-        models = [train(adapt(base, config(), seed), [few[seed]], 200, lr, seed) for seed in SEEDS]
-        return mean(force_error(model, held_out) for model in models), adapter_report(models[0])
+    def tuned(prepare, rates=(5e-3, 1e-2, 2e-2)):
+        """Error of the rate that is best on other data, as every method is given three of them."""
 
-    def plain(prepare, lr):
-        return mean(force_error(train(prepare(seed), [few[seed]], 200, lr, seed), held_out) for seed in SEEDS)
+        def trained(rate):
+            return [train(prepare(seed), [few[seed]], 200, rate, seed) for seed in SEEDS]
+
+        models = min((trained(rate) for rate in rates), key=lambda made: mean(force_error(m, valid) for m in made))
+        return mean(force_error(model, held_out) for model in models), models[0]
 
     def readouts(seed):
         model = copy_of(base).requires_grad_(False)
@@ -62,30 +64,29 @@ def test_adapters_transfer_with_a_few_labels(base):
 
     floor = {
         "not adapted": force_error(base, held_out),
-        "from scratch": plain(lambda seed: new_potential(seed), 5e-3),
-        "read-outs": plain(readouts, 1e-2),
+        "from scratch": tuned(new_potential)[0],
+        "read-outs": tuned(readouts)[0],
     }
-    full = min(plain(lambda seed: copy_of(base), lr) for lr in (1e-3, 3e-3, 5e-3))
-    norms, _ = fine_tuned(lambda: peft.LNTuningConfig(target_modules=NORM_SITES), 5e-3)
-    found = {name: fine_tuned(config, 5e-3) for name, config in METHODS.items()}
+    full, _ = tuned(lambda seed: copy_of(base), (1e-3, 3e-3, 5e-3))
+    norms, _ = tuned(lambda seed: adapt(base, peft.LNTuningConfig(target_modules=NORM_SITES), seed))
+    found = {name: tuned(lambda seed, config=config: adapt(base, config(), seed)) for name, config in METHODS.items()}
+    reports = {name: adapter_report(model) for name, (_, model) in found.items()}
     print(
-        {**floor, "LayerNorm": norms, "full": full},
-        {name: (error, report.trainable) for name, (error, report) in found.items()},
+        {**floor, "LayerNorm": norms, "full": full}, {name: (found[name][0], reports[name].trainable) for name in found}
     )
-    for name, (error, report) in found.items():
-        assert error < 0.85 * min(floor.values()), name
-        assert report.trainable < 0.15 * report.total, name
+    for name, report in reports.items():
+        assert found[name][0] < 0.85 * min(floor.values()), name
+        assert report.trainable < 0.16 * report.total, name
     for name in ("LoRA r2", "MiSS r4", "BAT r4", "MoS r3 e2"):
-        tuned = min(found[name][0], *(fine_tuned(METHODS[name], lr)[0] for lr in (1e-2, 2e-2)))
-        assert tuned < 1.25 * full, name
-    assert found["MoS e1"][1].trainable == found["LoRA r2"][1].trainable // 2
+        assert found[name][0] < 1.25 * full, name
+    assert reports["MoS e1"].trainable == reports["LoRA r2"].trainable // 2
     assert found["MoS e1"][0] < 1.05 * found["LoRA r2"][0]
 
 
 TASKS = ["a", "b", "c", "d"]
 
 
-@pytest.mark.parametrize(("common", "own", "related"), [(0.35, 0.02, True), (0.0, 0.5, False)])
+@pytest.mark.parametrize(("common", "own", "related"), [(0.3, 0.02, True), (0.0, 0.3, False)])
 def test_one_adapter_for_all_tasks_wins_where_they_are_related_and_loses_where_they_conflict(
     base, common, own, related
 ):

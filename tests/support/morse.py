@@ -15,6 +15,7 @@ from ponita.models import Potential
 from ponita.nn import calibrate
 
 ATOMS, SPECIES = 4, (1, 6, 8)
+SPREAD = 0.13  # of the positions
 
 
 @dataclass
@@ -34,7 +35,7 @@ class Pairs:
             values = low + (high - low) * torch.rand(3, 3, generator=generator)
             return (values + values.T) / 2
 
-        return cls(symmetric(0.5, 1.5), symmetric(1.0, 2.0), symmetric(1.0, 1.6))
+        return cls(symmetric(0.5, 1.5), symmetric(0.8, 1.6), symmetric(1.0, 1.6))
 
     def shifted(self, seed: int, size: float) -> Pairs:
         """Others, `size` (relative) away."""
@@ -67,7 +68,7 @@ def clusters(pairs: Pairs, number: int, seed: int) -> Clusters:
     """Distorted tetrahedra of random species, labelled."""
     generator = torch.Generator().manual_seed(seed)
     corners = torch.tensor([[1.0, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]]) * 0.5
-    pos = corners + 0.18 * torch.randn(number, ATOMS, 3, generator=generator)
+    pos = corners + SPREAD * torch.randn(number, ATOMS, 3, generator=generator)
     species = torch.randint(3, (number, ATOMS), generator=generator)
     pos.requires_grad_()
     a, b = torch.triu_indices(ATOMS, ATOMS, 1)

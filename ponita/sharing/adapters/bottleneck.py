@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from typing import Any
 
 from peft import PeftConfig
 from peft.tuners.tuners_utils import check_target_module_exists
@@ -92,11 +93,12 @@ class BottleneckTuner(Tuner):
         makers = {"own": HoulsbySource, "phm": PHMSource, "hyper": HyperSource}
         return makers[config.source](sites, config)
 
-    def _pre_injection_hook(self, model: nn.Module, config: BottleneckConfig, adapter_name: str) -> None:
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        config = self.peft_config[adapter_name]
         if config.unfreeze_norms:
             names = [name for name, _ in model.named_modules() if re.fullmatch(NORM_SITES, name)]
             config.modules_to_save = list(dict.fromkeys([*(config.modules_to_save or []), *names])) or None
-        super()._pre_injection_hook(model, config, adapter_name)
+        super().inject_adapter(model, adapter_name, *args, **kwargs)
 
     @staticmethod
     def _check_target_module_exists(config: PeftConfig, key: str) -> object:

@@ -75,12 +75,15 @@ class Tuner(BaseTuner):
                 setattr(self.model.get_submodule(parent), child, module.original_module)
         return super().unload()
 
-    def _pre_injection_hook(self, model: nn.Module, config: PeftConfig, adapter_name: str) -> None:
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        """Make the weights of an adapter, the first or a later one, and put layers where there are none yet."""
         if "sources" not in self._modules:
             self.sources = nn.ModuleDict()
+        config = self.peft_config[adapter_name]
         sites = find_sites(model, config, self._check_target_module_exists)
         source = self.make_source(config, sites)
         self.sources[adapter_name] = source.to(sites[0].device, sites[0].dtype)
+        super().inject_adapter(model, adapter_name, *args, **kwargs)
 
     def _create_and_replace(
         self,
