@@ -27,6 +27,7 @@ commands:
   md         molecular dynamics with a trained potential
   relax      relax a structure with a trained potential
   sample     make molecules with a trained generator
+  search     find networks of a space of sizes by accuracy and latency
   bench      measure speed and memory against the published form of the network
 
 A configuration is a file or a packaged name; every value can be changed on the command line:
@@ -36,7 +37,7 @@ A configuration is a file or a packaged name; every value can be changed on the 
 
 ponita <command> --help lists the options. Set PONITA_DEBUG=1 to see where an error was raised."""
 #: Commands that are not those of Lightning, with the folder of each.
-COMMANDS = {name: name for name in ("bench", "data", "ensemble", "export", "md", "relax")} | {"sample": "diffusion"}
+COMMANDS = {name: name for name in ("bench", "data", "ensemble", "export", "md", "relax", "search")} | {"sample": "diffusion"}
 #: Packages that another extra than "tasks" installs.
 EXTRAS = {"ase": "atoms", "lmdb": "atoms", "vesin": "atoms"}
 

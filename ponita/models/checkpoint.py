@@ -109,6 +109,12 @@ def describe(model: nn.Module, prefix: str = "") -> dict[str, Any]:
     if type(model) not in (Ponita, *WRAPPERS):
         expected = ", ".join(kind.__name__ for kind in (Ponita, *WRAPPERS))
         raise ValueError(f"cannot save a {type(model).__name__}; expected one of {expected}.")
+    network = getattr(model, "network", model)
+    if hasattr(network, "extract"):
+        raise ValueError(
+            f"the network is a {type(network).__name__}, which a checkpoint does not describe. Save one network of it: "
+            "ponita.sharing.search.extract_potential(model, architecture)."
+        )
     return {
         "version": FORMAT_VERSION,
         "package": __version__,

@@ -1,7 +1,7 @@
 """Losses, optimiser groups and schedules."""
 
 from ponita.training.finite import LossWatch, NonFiniteLossError
-from ponita.training.losses import LossWeights, energy_force_loss
+from ponita.training.losses import LossWeights, energy_force_loss, structure_losses
 from ponita.training.optim import OptimizerConfig, parameter_groups, warmup_cosine
 
 __all__ = [
@@ -11,5 +11,6 @@ __all__ = [
     "OptimizerConfig",
     "energy_force_loss",
     "parameter_groups",
+    "structure_losses",
     "warmup_cosine",
 ]

@@ -83,6 +83,29 @@ def energy_force_loss(
     return {"loss": loss, **parts}
 
 
+def structure_losses(
+    predicted: EnergyForces, target: EnergyForces, scale: Tensor, weights: LossWeights, batch: Tensor, num_atoms: Tensor
+) -> Tensor:
+    """The loss of each structure of a batch, for methods that weigh or draw them by it; every label must be known.
+
+    Args:
+        predicted: of the potential.
+        target: energies [G] eV, forces [N, 3] eV/Å.
+        scale: eV and eV/Å of one unit.
+        weights: of the terms.
+        batch: [N] structure of each atom.
+        num_atoms: [G].
+
+    Shape:
+        [G]
+    """
+    energies = (predicted.energy - target.energy) / scale
+    energies = energies / num_atoms if weights.energy_per_atom else energies
+    squares = ((predicted.forces - target.forces) / scale).square().mean(1)
+    forces = squares.new_zeros(len(num_atoms)).index_add(0, batch, squares) / num_atoms
+    return weights.energy * energies.square() + weights.forces * forces
+
+
 def _mean_square(predicted: Tensor, target: Tensor, scale: Tensor) -> Tensor:
     """Mean over the labels that are known; zero if none is."""
     known = ~target.isnan()

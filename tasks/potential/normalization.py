@@ -19,6 +19,7 @@ from ponita.data.references import (
 )
 from ponita.data.structures import LABELS, Structures
 from ponita.models import Potential
+from ponita.tasks.datamodule import GraphDataModule
 from ponita.training import LossWeights
 
 #: What `reference_energies` of the task can be, beside numbers.
@@ -137,6 +138,19 @@ def check_labels(statistics: Statistics, weights: LossWeights) -> None:
             rank_zero_warn(
                 f"{expected - have} of {expected} training structures have no {label}: that term of the loss leaves them out"
             )
+
+
+def normalize_from(
+    potential: Potential, data: GraphDataModule, weights: LossWeights, choice: Choice
+) -> dict[str, References]:
+    """Check the labels of a training set, and set what it decides of a potential that has not been trained.
+
+    Raises:
+        ValueError: for data that do not fit the potential or the loss.
+    """
+    statistics = gather(data.sets["train"].parts(), potential)
+    check_labels(statistics, weights)
+    return normalize(potential, statistics, choice, getattr(data, "isolated", None))
 
 
 def normalize(

@@ -16,7 +16,7 @@ from ponita.models import EnergyForces, EnergyForcesStress, Ponita, Potential
 from ponita.tasks.base import Task
 from ponita.tasks.graphs import complete_graph, joined_graph, matched_graph
 from ponita.tasks.potential.metrics import PotentialErrors
-from ponita.tasks.potential.normalization import CHOICES, check_labels, gather, normalize
+from ponita.tasks.potential.normalization import CHOICES, normalize_from
 from ponita.tasks.potential.report import (
     Tested,
     described_references,
@@ -276,10 +276,7 @@ class EnergyForceTask(PotentialTask):
 
     def prepare(self, first_batch: Batch) -> None:
         data = self.trainer.datamodule
-        statistics = gather(data.sets["train"].parts(), self.model)
-        check_labels(statistics, self.loss_weights)
-        isolated = getattr(data, "isolated", None)
-        self.references = normalize(self.model, statistics, self.reference_choice, isolated)
+        self.references = normalize_from(self.model, data, self.loss_weights, self.reference_choice)
 
 
 def _target(batch: Batch) -> EnergyForces | EnergyForcesStress:

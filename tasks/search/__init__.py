@@ -1,0 +1,1 @@
+"""`ponita search`: networks of a space of sizes, by accuracy and latency."""

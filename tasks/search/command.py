@@ -1,0 +1,75 @@
+"""`ponita search`: train a supernet, search it under a limit of latency, and leave ordinary checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from jsonargparse import ArgumentParser, Namespace
+
+from ponita.sharing.search import Limit
+from ponita.tasks import configs, runs
+from ponita.tasks.search.methods import Method, Search
+from ponita.tasks.search.problem import PotentialProblem
+from ponita.tasks.search.report import write_results
+
+DESCRIPTION = """Train all networks of a space in one, and find those that no other beats in accuracy and latency."""
+EPILOG = """example:
+  ponita search --config search/potential_quick --problem.data.init_args.root DIR --limit_ms 6
+  ponita md --ckpt_path runs/search-potential_quick/chosen.ckpt --structure ethanol.xyz --steps 1000 --out md
+  ponita fit --config search/finetune --model.init_args.checkpoint runs/search-potential_quick/chosen.ckpt
+
+The run folder holds front.png and front.txt (error and latency of what no other network beats), chosen.ckpt (the best below
+--limit_ms, the best of all where there is none) and front/*.ckpt (every network of the front), config.yaml and
+candidates.json (all that were evaluated)."""
+
+
+def main(args: Sequence[str]) -> None:
+    """Entry point of `ponita search`.
+
+    Args:
+        args: the words after `ponita search`.
+
+    Raises:
+        ValueError: for options that do not fit, and for a limit that no network of the space meets.
+    """
+    parser = _parser()
+    config, name = _parse(parser, list(args))
+    made = parser.instantiate_classes(config)
+    torch.set_num_threads(config.threads)
+    folder = runs.choose(name, config.run_dir, None, "fit")
+    problem, method = made.problem, made.method
+    problem.setup()
+    folder.mkdir(parents=True, exist_ok=True)
+    parser.save(config, folder / "config.yaml", skip_check=True, overwrite=True)
+    trained = method.train(problem, config.progress)
+    latency = problem.latency(trained.leaves[0][1])
+    limit = None if config.limit_ms is None else Limit(latency, config.limit_ms)
+    found = method.search(problem, trained, made.search, limit, config.progress)
+    print(
+        f"\n{write_results(folder, problem, trained, found, latency, limit)}\n\neverything of this search is in {folder}"
+    )
+
+
+def _parse(parser: ArgumentParser, args: list[str]) -> tuple[Namespace, str]:
+    """Options, and the name of the configuration; packaged names stand for their files."""
+    given = next((args[i + 1] for i, word in enumerate(args[:-1]) if word == "--config"), None)
+    if given is None and not {"-h", "--help"} & set(args):
+        raise ValueError("no --config; expected a file or a packaged name, such as search/potential_quick.")
+    name = "search" if given is None else given if given in configs.packaged() else f"search/{Path(given).stem}"
+    words = [str(configs.resolve(word)) if args[i - 1 : i] == ["--config"] else word for i, word in enumerate(args)]
+    return parser.parse_args(words), name
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(prog="ponita search", description=DESCRIPTION, epilog=EPILOG, exit_on_error=True)
+    parser.add_argument("--config", action="config", help="file or packaged name")
+    parser.add_class_arguments(PotentialProblem, "problem")
+    parser.add_subclass_arguments(Method, "method", required=True)
+    parser.add_argument("--search", type=Search, default=Search())
+    parser.add_argument("--limit_ms", type=float | None, default=None, help="largest latency of the chosen network")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of the processor")
+    parser.add_argument("--progress", type=bool, default=True, help="show progress bars")
+    parser.add_argument("--run_dir", type=str | None, default=None, help="default runs/<config>")
+    return parser

@@ -1,0 +1,170 @@
+"""The ways to train a supernet and to search it, as configurations of `ponita search`."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch_geometric.data import Batch
+
+from ponita.sharing.search import (
+    Architecture,
+    Callback,
+    Limit,
+    PathSampler,
+    SandwichSampler,
+    SearchSpace,
+    SupernetTrainer,
+    UniformSampler,
+    evolutionary_search,
+    exhaustive_search,
+    optuna_search,
+    random_search,
+)
+from ponita.sharing.search.searchers import Evaluate, Found
+from ponita.tasks.potential import EnergyForceTask
+from ponita.tasks.search.problem import PotentialProblem
+from ponita.training import warmup_cosine
+
+SEARCHERS = ("evolution", "random", "exhaustive", "optuna")
+
+
+@dataclass
+class Trained:
+    """Supernets with their weights.
+
+    Attributes:
+        leaves: parts of the space, each with the task that holds its supernet; most methods have one.
+        sampler: of the paths, where it has learned something.
+    """
+
+    leaves: list[tuple[SearchSpace, EnergyForceTask]]
+    sampler: PathSampler | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def leaf_of(self, architecture: Architecture) -> EnergyForceTask:
+        """The task whose supernet holds an architecture."""
+        return next(task for space, task in self.leaves if architecture in space)
+
+
+@dataclass
+class Search:
+    """How candidates are found once the weights are trained.
+
+    Args:
+        searcher: "evolution", "random", "exhaustive", or "optuna" (extra `search`).
+        candidates: networks to evaluate.
+        seed: of what is random.
+    """
+
+    searcher: str = "evolution"
+    candidates: int = 100
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.searcher not in SEARCHERS or self.candidates < 1:
+            raise ValueError(
+                f"searcher={self.searcher!r}, candidates={self.candidates}; expected one of {list(SEARCHERS)} and at least 1."
+            )
+
+    def run(self, space: SearchSpace, evaluate: Evaluate, limit: Limit | None, progress: bool = False) -> Found:
+        """Candidates within a limit, with their errors."""
+        random = torch.Generator().manual_seed(self.seed)
+        if self.searcher == "exhaustive":
+            return exhaustive_search(space, evaluate, limit, progress)
+        if self.searcher == "optuna":
+            return optuna_search(space, evaluate, self.candidates, limit, self.seed, progress)
+        search = random_search if self.searcher == "random" else evolutionary_search
+        return search(space, evaluate, self.candidates, limit, random, progress=progress)
+
+
+class Method:
+    """Base of the methods.
+
+    Args:
+        epochs: of the training set.
+        lr: learning rate of the weights.
+        warmup_epochs: over which it rises, before it falls as a cosine.
+    """
+
+    def __init__(self, epochs: int = 40, lr: float = 5e-3, warmup_epochs: float = 2.0) -> None:
+        if epochs < 1 or not lr > 0:
+            raise ValueError(f"epochs={epochs}, lr={lr}; expected at least 1 and a positive number.")
+        self.epochs, self.lr, self.warmup_epochs = epochs, lr, warmup_epochs
+
+    @abstractmethod
+    def train(self, problem: PotentialProblem, progress: bool = True) -> Trained:
+        """Train the weights, and whatever chooses paths."""
+
+    def search(
+        self, problem: PotentialProblem, trained: Trained, search: Search, limit: Limit | None, progress: bool = True
+    ) -> Found:
+        """Candidates with the errors that the shared weights give them."""
+
+        def error(architecture: Architecture) -> float:
+            return problem.error(trained.leaf_of(architecture), architecture)
+
+        return search.run(problem.space, error, limit, progress)
+
+    def trainer(
+        self, problem: PotentialProblem, task: EnergyForceTask, sampler: PathSampler, callbacks: Sequence[Callback] = ()
+    ) -> SupernetTrainer:
+        """The usual trainer of a supernet's weights."""
+        optimizer = torch.optim.Adam(task.parameters(), lr=self.lr)
+        steps = max(1, self.steps_per_epoch(problem))
+        schedule = warmup_cosine(optimizer, self.warmup_epochs * steps, self.epochs * steps)
+        return SupernetTrainer(task, problem.losses, optimizer, sampler, callbacks, grad_clip=1.0, scheduler=schedule)
+
+    def steps_per_epoch(self, problem: PotentialProblem) -> int:
+        """Batches of the training set."""
+        return -(-len(problem.data.sets["train"]) // problem.data.batch_size)
+
+    def fit(self, problem: PotentialProblem, trainer: SupernetTrainer, progress: bool) -> None:
+        """All epochs, each in an order of its own."""
+        trainer.progress = progress
+        trainer.fit(Epochs(problem, self.epochs), self.epochs)
+
+
+class Epochs:
+    """An iterable that is another epoch each time.
+
+    Args:
+        problem: whose training set it is.
+        number: of epochs that are to come.
+    """
+
+    def __init__(self, problem: PotentialProblem, number: int) -> None:
+        self.problem, self.number, self.done = problem, number, 0
+
+    def __iter__(self) -> Iterator[Batch]:
+        self.done += 1
+        return self.problem.epoch(self.done - 1)
+
+
+class Uniform(Method):
+    """One random network a step (single path one-shot, arXiv:1904.00420); the control of all others."""
+
+    def train(self, problem: PotentialProblem, progress: bool = True) -> Trained:
+        task, sampler = problem.new_task(), UniformSampler(problem.space, problem.seed)
+        self.fit(problem, self.trainer(problem, task, sampler), progress)
+        return Trained([(problem.space, task)])
+
+
+class Sandwich(Method):
+    """The smallest, the largest and some random networks a step (arXiv:1903.05134).
+
+    Args:
+        n_random: how many random ones.
+        epochs, lr, warmup_epochs: as for `Method`.
+    """
+
+    def __init__(self, n_random: int = 2, epochs: int = 40, lr: float = 5e-3, warmup_epochs: float = 2.0) -> None:
+        super().__init__(epochs, lr, warmup_epochs)
+        self.n_random = n_random
+
+    def train(self, problem: PotentialProblem, progress: bool = True) -> Trained:
+        task, sampler = problem.new_task(), SandwichSampler(problem.space, self.n_random, problem.seed)
+        self.fit(problem, self.trainer(problem, task, sampler), progress)
+        return Trained([(problem.space, task)])

@@ -1,0 +1,157 @@
+"""The search of a potential: its data, its loss, the error of a network, and the time that one takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import Sampler
+from torch_geometric.data import Batch
+
+from ponita.data import collate
+from ponita.geometry import random_rotations
+from ponita.models import EnergyForces, Potential
+from ponita.sharing.search import (
+    Architecture,
+    Choice,
+    Latency,
+    Losses,
+    PonitaSupernet,
+    SearchSpace,
+    calibrate_supernet,
+    extract_potential,
+)
+from ponita.sharing.search.ponita_supernet import supernet_of
+from ponita.tasks.datamodule import GraphDataModule
+from ponita.tasks.potential import EnergyForceTask
+from ponita.tasks.potential.metrics import MILLI
+from ponita.tasks.potential.normalization import normalize_from
+from ponita.training import LossWeights, structure_losses
+
+
+class PotentialProblem:
+    """Which potential of a space of networks is best on a data set.
+
+    Args:
+        space: options of arguments of `Ponita`, by name; see `PonitaSupernet`.
+        network: its other arguments.
+        elements: atomic numbers of the data, in the order of the network's channels.
+        data: with energies and forces of every structure.
+        loss_weights: of energies and forces.
+        reference_energies: as in `EnergyForceTask`.
+        self_loops: give the network the edges i->i.
+        timed_structures: whose energies and forces are timed together, as the latency of a network.
+        seed: of weights, order and rotations.
+
+    Raises:
+        ValueError: for options that do not nest.
+    """
+
+    def __init__(
+        self,
+        space: dict[str, list[int | float]],
+        network: dict[str, Any],
+        elements: list[int],
+        data: GraphDataModule,
+        loss_weights: LossWeights = LossWeights(),  # noqa: B008  (a dataclass default is how the CLI knows the keys)
+        reference_energies: str | dict[str, float] | None = None,
+        self_loops: bool = False,
+        timed_structures: int = 20,
+        seed: int = 0,
+    ) -> None:
+        self.space = SearchSpace(*(Choice(name, tuple(values)) for name, values in space.items()))
+        self.network, self.elements, self.data = {"in_channels": len(elements), **network}, elements, data
+        self.loss_weights, self.reference_energies, self.self_loops = loss_weights, reference_energies, self_loops
+        self.timed_structures, self.seed = timed_structures, seed
+        PonitaSupernet(self.space, **self.network)  # its mistakes before any data are read
+
+    def setup(self) -> None:
+        """Read the data."""
+        self.data.prepare_data()
+        self.data.setup("fit")
+
+    def new_task(self, space: SearchSpace | None = None, **fixed: Any) -> EnergyForceTask:
+        """A task whose potential is a new supernet, normalised and calibrated on the training set.
+
+        Args:
+            space: of the supernet; the problem's where None.
+            **fixed: arguments of `Ponita` in place of the problem's.
+        """
+        torch.manual_seed(self.seed)
+        return self._ready(PonitaSupernet(space or self.space, **{**self.network, **fixed}))
+
+    def _ready(self, network: PonitaSupernet) -> EnergyForceTask:
+        task = EnergyForceTask(network, self.elements, self.loss_weights, self_loops=self.self_loops, seed=self.seed)
+        normalize_from(task.potential, self.data, self.loss_weights, self.reference_energies)
+        calibrate_supernet(task.model, task.model_inputs(self.data.first_batch()))
+        return task
+
+    def losses(self, task: EnergyForceTask, batch: Batch) -> Losses:
+        """Of each structure, on the path that is active."""
+        predicted = task(batch, create_graph=True)
+        target = EnergyForces(batch.energy, batch.forces)
+        scale, counts = task.potential.scale, batch.ptr.diff()
+        samples = structure_losses(predicted, target, scale, self.loss_weights, batch.batch, counts)
+        weights = batch.sample_weight if "sample_weight" in batch else None
+        return Losses(samples, predicted, target, batch.sample, weights)
+
+    def epoch(self, number: int, sampler: Sampler[int] | None = None) -> Iterator[Batch]:
+        """The training set in a random order (or that of a sampler), rotated at random.
+
+        Args:
+            number: of the epoch.
+            sampler: of its rows, for one epoch.
+        """
+        generator = torch.Generator().manual_seed(self.seed + 7919 * number)
+        chosen, size = self.data.sets["train"], self.data.batch_size
+        rows = torch.randperm(len(chosen), generator=generator) if sampler is None else torch.tensor(list(sampler))
+        for part in rows.split(size):
+            batch = collate([chosen[int(row)] for row in part])
+            turns = random_rotations(batch.num_graphs, generator=generator, dtype=batch.pos.dtype)
+            yield EnergyForceTask.rotate_batch(None, batch, turns)
+
+    def valid_batches(self) -> list[Batch]:
+        """The validation set."""
+        return list(self.data.batches("valid"))
+
+    def error(self, task: EnergyForceTask, architecture: Architecture | None = None, part: str = "valid") -> float:
+        """Mean absolute error of force components, meV/Å.
+
+        Args:
+            task: whose potential holds a supernet, or is one network.
+            architecture: the path; none for one network.
+            part: of the data.
+        """
+        total, count = 0.0, 0
+        for batch in self.data.batches(part):
+            if architecture is None:
+                forces = task(batch).forces
+            else:
+                with supernet_of(task).activate(architecture):
+                    forces = task(batch).forces
+            total += float((forces - batch.forces).abs().sum())
+            count += forces.numel()
+        return MILLI * total / count
+
+    def latency(self, task: EnergyForceTask) -> Latency:
+        """Milliseconds of the energies and forces of `timed_structures` validation structures, neighbour lists given."""
+        rows = range(min(self.timed_structures, len(self.data.sets["valid"])))
+        batch = collate([self.data.sets["valid"][row] for row in rows])
+        inputs: dict[float | None, Mapping[str, Any]] = {}
+
+        def run(alone: nn.Module) -> EnergyForces:
+            cutoff = alone.network.config["cutoff"]
+            if cutoff not in inputs:
+                inputs[cutoff] = self.task_of(alone).model_inputs(batch)
+            return alone.energy_forces(**inputs[cutoff])
+
+        return Latency(lambda architecture: extract_potential(task.model, architecture), run)
+
+    def task_of(self, potential: Potential) -> EnergyForceTask:
+        """A task around a potential that is trained already."""
+        network = potential.network
+        task = EnergyForceTask(network, self.elements, self.loss_weights, self_loops=self.self_loops, seed=self.seed)
+        task.model = potential
+        return task
