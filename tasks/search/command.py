@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentError
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -59,11 +60,14 @@ def _parse(parser: ArgumentParser, args: list[str]) -> tuple[Namespace, str]:
         raise ValueError("no --config; expected a file or a packaged name, such as search/potential_quick.")
     name = "search" if given is None else given if given in configs.packaged() else f"search/{Path(given).stem}"
     words = [str(configs.resolve(word)) if args[i - 1 : i] == ["--config"] else word for i, word in enumerate(args)]
-    return parser.parse_args(words), name
+    try:
+        return parser.parse_args(words), name
+    except ArgumentError as error:
+        raise ValueError(str(error)) from error
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="ponita search", description=DESCRIPTION, epilog=EPILOG, exit_on_error=True)
+    parser = ArgumentParser(prog="ponita search", description=DESCRIPTION, epilog=EPILOG, exit_on_error=False)
     parser.add_argument("--config", action="config", help="file or packaged name")
     parser.add_class_arguments(PotentialProblem, "problem")
     parser.add_subclass_arguments(Method, "method", required=True)

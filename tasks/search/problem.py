@@ -51,7 +51,7 @@ class PotentialProblem:
 
     def __init__(
         self,
-        space: dict[str, list[int | float]],
+        space: dict[str, list[Any]],
         network: dict[str, Any],
         elements: list[int],
         data: GraphDataModule,

@@ -21,6 +21,9 @@ from ponita.tasks.cli import main
 from ponita.tasks.pictures import read_metrics
 
 
+SEARCHES = {"search/potential_quick", "search/finetune"}
+
+
 @pytest.fixture(autouse=True)
 def _in_a_folder_of_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -116,7 +119,7 @@ def test_early_stopping_is_an_option():
 
 
 @pytest.mark.filterwarnings("ignore:.*reference energies")  # a few structures do not determine those of all elements
-@pytest.mark.parametrize("name", sorted(configs.packaged()))
+@pytest.mark.parametrize("name", sorted(set(configs.packaged()) - SEARCHES))
 def test_every_packaged_configuration_runs(name):
     write_springs(Path("data/rmd17"))
     write_digits(Path("digits"))
@@ -152,6 +155,17 @@ def test_every_packaged_configuration_runs(name):
         main(["fit", "--config", "potential/rmd17_seven", *sizes, *quiet, *limits])
     main(["fit", "--config", name, *sizes, *quiet, *limits])
     assert Path(f"runs/{name.replace('/', '-')}/report.txt").is_file()
+
+
+def test_the_packaged_searches_run_and_their_networks_are_trained_on():
+    write_springs(Path("data/rmd17"))
+    short = ["--problem.data.init_args.num_valid", "6", "--problem.data.init_args.num_test", "8", "--progress", "false"]
+    short += ["--problem.timed_structures", "2", "--method.init_args.epochs", "1", "--search.candidates", "3"]
+    main(["search", "--config", "search/potential_quick", *short])
+    small = ["--data.init_args.num_valid", "6", "--data.init_args.num_test", "8", "--trainer.max_epochs", "1"]
+    quiet = ["--trainer.enable_progress_bar", "false", "--trainer.check_val_every_n_epoch", "1"]
+    main(["fit", "--config", "search/finetune", *small, *quiet])
+    assert Path("runs/search-finetune/report.txt").is_file()
 
 
 def test_missing_packages_of_the_tasks_are_named(capsys, monkeypatch):
