@@ -11,7 +11,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from ponita.sharing.search import Limit
 from ponita.tasks import configs, runs
-from ponita.tasks.search.methods import Method, Search
+from ponita.tasks.search.methods.base import Method, Search
 from ponita.tasks.search.problem import PotentialProblem
 from ponita.tasks.search.report import write_results
 
@@ -45,7 +45,7 @@ def main(args: Sequence[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     parser.save(config, folder / "config.yaml", skip_check=True, overwrite=True)
     trained = method.train(problem, config.progress)
-    latency = problem.latency(trained.leaves[0][1])
+    latency = problem.latency(trained.extract)
     limit = None if config.limit_ms is None else Limit(latency, config.limit_ms)
     found = method.search(problem, trained, made.search, limit, config.progress)
     print(

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import Sampler
 from torch_geometric.data import Batch
 
 from ponita.data import collate
@@ -21,14 +20,18 @@ from ponita.sharing.search import (
     PonitaSupernet,
     SearchSpace,
     calibrate_supernet,
-    extract_potential,
+    message_passing_flops,
 )
+from ponita.sharing.search.pada import ImportanceDataSampler
 from ponita.sharing.search.ponita_supernet import supernet_of
 from ponita.tasks.datamodule import GraphDataModule
 from ponita.tasks.potential import EnergyForceTask
 from ponita.tasks.potential.metrics import MILLI
 from ponita.tasks.potential.normalization import normalize_from
 from ponita.training import LossWeights, structure_losses
+
+#: Rows of a training set, or what draws them.
+Rows = Sequence[int] | ImportanceDataSampler
 
 
 class PotentialProblem:
@@ -65,7 +68,7 @@ class PotentialProblem:
         self.network, self.elements, self.data = {"in_channels": len(elements), **network}, elements, data
         self.loss_weights, self.reference_energies, self.self_loops = loss_weights, reference_energies, self_loops
         self.timed_structures, self.seed = timed_structures, seed
-        PonitaSupernet(self.space, **self.network)  # its mistakes before any data are read
+        self._config = PonitaSupernet(self.space, **self.network).config  # its mistakes before any data are read
 
     def setup(self) -> None:
         """Read the data."""
@@ -91,26 +94,38 @@ class PotentialProblem:
     def losses(self, task: EnergyForceTask, batch: Batch) -> Losses:
         """Of each structure, on the path that is active."""
         predicted = task(batch, create_graph=True)
-        target = EnergyForces(batch.energy, batch.forces)
+        labels = EnergyForces(batch.energy, batch.forces)
         scale, counts = task.potential.scale, batch.ptr.diff()
-        samples = structure_losses(predicted, target, scale, self.loss_weights, batch.batch, counts)
+        samples = structure_losses(predicted, labels, scale, self.loss_weights, batch.batch, counts)
         weights = batch.sample_weight if "sample_weight" in batch else None
-        return Losses(samples, predicted, target, batch.sample, weights)
+        return Losses(samples, predicted, batch, batch.sample, weights)
 
-    def epoch(self, number: int, sampler: Sampler[int] | None = None) -> Iterator[Batch]:
-        """The training set in a random order (or that of a sampler), rotated at random.
+    def epoch(self, number: int, rows: Rows | None = None) -> Iterator[Batch]:
+        """The training set in a random order, rotated at random.
 
         Args:
             number: of the epoch.
-            sampler: of its rows, for one epoch.
+            rows: of the training set to take; a sampler of them says the order, and the weights of their losses, itself.
         """
         generator = torch.Generator().manual_seed(self.seed + 7919 * number)
         chosen, size = self.data.sets["train"], self.data.batch_size
-        rows = torch.randperm(len(chosen), generator=generator) if sampler is None else torch.tensor(list(sampler))
-        for part in rows.split(size):
+        if isinstance(rows, ImportanceDataSampler):
+            order = torch.tensor(list(rows))
+        else:
+            given = torch.arange(len(chosen)) if rows is None else torch.tensor(rows)
+            order = given[torch.randperm(len(given), generator=generator)]
+        for part in order.split(size):
             batch = collate([chosen[int(row)] for row in part])
+            if isinstance(rows, ImportanceDataSampler):
+                batch.sample_weight = rows.weights(part)
             turns = random_rotations(batch.num_graphs, generator=generator, dtype=batch.pos.dtype)
             yield EnergyForceTask.rotate_batch(None, batch, turns)
+
+    def network_inputs(self, task: EnergyForceTask, batch: Batch) -> dict[str, Any]:
+        """Arguments of the network of a potential, for what compares features and needs no labels."""
+        given = task.model_inputs(batch)
+        element = task.potential.element_of(given.pop("numbers"))
+        return {**given, "x": torch.nn.functional.one_hot(element, len(self.elements)).to(batch.pos.dtype)}
 
     def valid_batches(self) -> list[Batch]:
         """The validation set."""
@@ -135,8 +150,12 @@ class PotentialProblem:
             count += forces.numel()
         return MILLI * total / count
 
-    def latency(self, task: EnergyForceTask) -> Latency:
-        """Milliseconds of the energies and forces of `timed_structures` validation structures, neighbour lists given."""
+    def latency(self, extract: Callable[[Architecture], Potential]) -> Latency:
+        """Milliseconds of the energies and forces of `timed_structures` validation structures, neighbour lists given.
+
+        Args:
+            extract: the potential of an architecture.
+        """
         rows = range(min(self.timed_structures, len(self.data.sets["valid"])))
         batch = collate([self.data.sets["valid"][row] for row in rows])
         inputs: dict[float | None, Mapping[str, Any]] = {}
@@ -147,7 +166,14 @@ class PotentialProblem:
                 inputs[cutoff] = self.task_of(alone).model_inputs(batch)
             return alone.energy_forces(**inputs[cutoff])
 
-        return Latency(lambda architecture: extract_potential(task.model, architecture), run)
+        return Latency(extract, run)
+
+    def flops(self, architecture: Architecture) -> float:
+        """Multiply-adds of the network on a training batch, from its sizes."""
+        batch = self.data.first_batch()
+        nodes, pairs = batch.num_nodes, int((batch.ptr.diff().square() - batch.ptr.diff()).sum())
+        config = {**self._config, **self.space.decode(architecture)}
+        return message_passing_flops(config, nodes, pairs)
 
     def task_of(self, potential: Potential) -> EnergyForceTask:
         """A task around a potential that is trained already."""

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from ponita.data import replacing
 from ponita.models import save
-from ponita.sharing.search import Architecture, Latency, Limit, extract_potential, front
+from ponita.sharing.search import Architecture, Latency, Limit, front
 from ponita.sharing.search.searchers import Found
 from ponita.tasks.pictures import figure, format_table
-from ponita.tasks.search.methods import Trained
+from ponita.tasks.search.methods.base import Trained
 from ponita.tasks.search.problem import PotentialProblem
 
 
@@ -32,16 +32,14 @@ def write_results(
     _write_candidates(folder / "candidates.json", problem, found, latency)
     (folder / "front").mkdir(exist_ok=True)
     for number, architecture in enumerate(best, start=1):
-        save(_alone(trained, architecture), folder / "front" / f"{number:02d}.ckpt")
-    save(_alone(trained, chosen), folder / "chosen.ckpt")
+        save(trained.extract(architecture), folder / "front" / f"{number:02d}.ckpt")
+    save(trained.extract(chosen), folder / "chosen.ckpt")
     draw_front(folder / "front.png", found, best, chosen, latency, limit)
+    for name, draw in trained.pictures.items():
+        draw(folder / name)
     report = _table(problem, trained, found, best, chosen, latency)
     (folder / "front.txt").write_text(report + "\n", encoding="utf-8")
     return report
-
-
-def _alone(trained: Trained, architecture: Architecture):
-    return extract_potential(trained.leaf_of(architecture).model, architecture)
 
 
 def _table(
@@ -55,7 +53,7 @@ def _table(
     rows = [("", *problem.space, "parameters", "ms", "valid", "test (meV/Å)")]
     for number, architecture in enumerate(best, start=1):
         task = trained.leaf_of(architecture)
-        alone = _alone(trained, architecture)
+        alone = trained.extract(architecture)
         mark = f"front/{number:02d}" + (" chosen" if architecture == chosen else "")
         values = map(str, problem.space.decode(architecture).values())
         numbers = (str(sum(p.numel() for p in alone.parameters())), f"{latency(architecture):.2f}")

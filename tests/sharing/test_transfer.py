@@ -46,13 +46,13 @@ def adapt(base, config, seed):
 def test_adapters_transfer_with_a_few_labels(base):
     target = Pairs.drawn(0).shifted(3, 0.3)
     valid, held_out = clusters(target, 100, 98), clusters(target, 200, 99)
-    few = [clusters(target, 32, 10 + seed) for seed in SEEDS]
+    few = [clusters(target, 12, 10 + seed) for seed in SEEDS]
 
     def tuned(prepare, rates=(5e-3, 1e-2, 2e-2)):
         """Error of the rate that is best on other data, as every method is given three of them."""
 
         def trained(rate):
-            return [train(prepare(seed), [few[seed]], 200, rate, seed) for seed in SEEDS]
+            return [train(prepare(seed), [few[seed]], 150, rate, seed, batch=8) for seed in SEEDS]
 
         models = min((trained(rate) for rate in rates), key=lambda made: mean(force_error(m, valid) for m in made))
         return mean(force_error(model, held_out) for model in models), models[0]

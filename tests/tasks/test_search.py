@@ -8,7 +8,7 @@ import torch
 import yaml
 from support.tiny_runs import write_springs
 
-from ponita.models import Potential, load
+from ponita.models import EnergyForces, Potential, load
 from ponita.sharing.search import Losses, extract_potential
 from ponita.tasks import configs
 from ponita.tasks.cli import main
@@ -19,8 +19,13 @@ from ponita.training import LossWeights, energy_force_loss, structure_losses
 SPACE = {"hidden_channels": [4, 8], "num_layers": [1, 2], "num_orientations": [6, 12], "cutoff": [2.5, 4.0]}
 FIXED = {"basis_channels": 4, "widening": 2, "kernel": "spline", "lattice": [12, 8]}
 METHODS = {
-    "uniform": {"class_path": "ponita.tasks.search.methods.Uniform"},
-    "sandwich": {"class_path": "ponita.tasks.search.methods.Sandwich", "init_args": {"n_random": 1}},
+    "Uniform": {},
+    "Sandwich": {"n_random": 1},
+    "Enas": {"controller_steps": 2, "memory": "prev"},
+    "Tangle": {"arch_warmup_epochs": 0},
+    "PaDa": {"reweight": True},
+    "GradientMatching": {"split_at": [1], "matching_batches": 1, "epochs": 2},
+    "AutoDistil": {"teacher_epochs": 1, "distill_epochs": 1, "heads": 2, "n_random": 1},
 }
 
 
@@ -41,13 +46,15 @@ def problem(**options: object) -> PotentialProblem:
     return made
 
 
-def words(name: str = "mine", method: dict | None = None, space: dict | None = None, **options: object) -> list[str]:
+def words(name: str = "mine", method: str = "Sandwich", space: dict | None = None, **options: object) -> list[str]:
     """Words that search a small space."""
     source = yaml.safe_load(configs.packaged()["search/potential_quick"].read_text())
     source["problem"] |= {"space": space or SPACE, "network": FIXED, "timed_structures": 2}
     source["problem"]["data"]["init_args"] |= {"num_valid": 6, "num_test": 8, "batch_size": 12, "download": False}
-    source["method"] = method or METHODS["sandwich"]
-    source["method"].setdefault("init_args", {})["epochs"] = 1
+    source["method"] = {
+        "class_path": f"ponita.tasks.search.methods.{method}",
+        "init_args": {"epochs": 1, **METHODS[method]},
+    }
     source["search"] = {"searcher": "random", "candidates": 4}
     Path(f"{name}.yaml").write_text(yaml.safe_dump({**source, "progress": False, **options}))
     return ["search", "--config", f"{name}.yaml"]
@@ -62,7 +69,7 @@ def refused(capsys, args: list[str]) -> str:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_search_leaves_a_table_a_picture_and_ordinary_checkpoints(name, capsys):
-    main(words(method=METHODS[name]))
+    main(words(method=name))
     folder, printed = Path("runs/search-mine"), capsys.readouterr().out
     assert (folder / "front.txt").read_text().strip() in printed and "chosen" in printed
     picture = (folder / "front.png").read_bytes()
@@ -104,11 +111,12 @@ def test_losses_of_structures_have_the_mean_of_the_batch():
     batch = next(iter(made.epoch(0)))
     found = made.losses(task, batch)
     assert isinstance(found, Losses) and found.samples.shape == (6,)
-    whole = energy_force_loss(found.output, found.target, task.potential.scale, made.loss_weights)["loss"]
+    labels = EnergyForces(batch.energy, batch.forces)
+    whole = energy_force_loss(found.output, labels, task.potential.scale, made.loss_weights)["loss"]
     assert float(found.mean.detach()) == pytest.approx(float(whole.detach()), rel=1e-5)
     counts = batch.ptr.diff()
     alone = [
-        structure_losses(found.output, found.target, task.potential.scale, w, batch.batch, counts)
+        structure_losses(found.output, labels, task.potential.scale, w, batch.batch, counts)
         for w in (LossWeights(1.0, 0.0), LossWeights(1.0, 0.0, energy_per_atom=True), LossWeights(0.0, 1.0))
     ]
     torch.testing.assert_close(alone[0], 25 * alone[1])

@@ -9,7 +9,8 @@ parameters, so there is no second implementation of the network.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -122,6 +123,17 @@ class PonitaSupernet(Supernet):
             for name, parameter in network.named_parameters():
                 parameter.copy_(corners[name])
         return network.train(self.training)
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """Inside, the path is the network of all weights, also where the space is restricted to smaller ones."""
+        before = self.space, self.path
+        self.space = SearchSpace(*self.space.values())
+        self.path = self.space.largest()
+        try:
+            yield
+        finally:
+            self.space, self.path = before
 
     def _call(self, method: str, path: Path, *inputs: Any, **options: Any) -> Output:
         if self._is_largest(path):
@@ -250,7 +262,7 @@ def calibrate_supernet(model: nn.Module, batch: Any) -> dict[str, dict[str, floa
         ValueError: if the model holds no supernet, and as `ponita.nn.calibrate`.
     """
     supernet = supernet_of(model)
-    with supernet.activate(tuple(len(choice) - 1 for choice in supernet.space.values())):
+    with supernet.whole():
         report = calibrate(model, batch)
     supernet.calibrated.fill_(True)
     return report

@@ -350,3 +350,5 @@ def test_a_restricted_supernet_takes_no_other_paths():
         net(**inputs(net), path=(1,) * 7)
     path = net.space.largest()
     same(net(**inputs(net)), net.extract(path)(**inputs(net)), 0)
+    calibrate_supernet(net, inputs(net))
+    assert bool(net.calibrated) and net.path == path and (1,) * 7 not in net.space

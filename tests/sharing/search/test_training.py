@@ -155,7 +155,7 @@ def test_uniform_training_lowers_the_loss_of_every_network():
 
 def test_kernels_must_be_calibrated_before_training():
     net = PonitaSupernet(SearchSpace(Choice("num_layers", (1, 2))), in_channels=1, hidden_channels=4, basis_channels=4)
-    with pytest.raises(ValueError, match="was not calibrated. Call ponita.sharing.search.calibrate_supernet"):
+    with pytest.raises(ValueError, match=r"was not calibrated. Call ponita.sharing.search.calibrate_supernet"):
         trainer(net, UniformSampler(net.space))
     with pytest.raises(ValueError, match="holds no supernet"):
         trainer(nn.Linear(2, 2), UniformSampler(SPACE))

@@ -1,31 +1,32 @@
-"""The ways to train a supernet and to search it, as configurations of `ponita search`."""
+"""What methods of search have in common: how they train, what they leave, how candidates are found."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch_geometric.data import Batch
 
+from ponita.models import Potential
 from ponita.sharing.search import (
     Architecture,
     Callback,
     Limit,
     PathSampler,
-    SandwichSampler,
     SearchSpace,
     SupernetTrainer,
-    UniformSampler,
     evolutionary_search,
     exhaustive_search,
+    extract_potential,
     optuna_search,
     random_search,
 )
 from ponita.sharing.search.searchers import Evaluate, Found
 from ponita.tasks.potential import EnergyForceTask
-from ponita.tasks.search.problem import PotentialProblem
+from ponita.tasks.search.problem import PotentialProblem, Rows
 from ponita.training import warmup_cosine
 
 SEARCHERS = ("evolution", "random", "exhaustive", "optuna")
@@ -38,15 +39,22 @@ class Trained:
     Attributes:
         leaves: parts of the space, each with the task that holds its supernet; most methods have one.
         sampler: of the paths, where it has learned something.
+        notes: lines to report.
+        pictures: by the name of the file, what draws it.
     """
 
     leaves: list[tuple[SearchSpace, EnergyForceTask]]
     sampler: PathSampler | None = None
     notes: list[str] = field(default_factory=list)
+    pictures: dict[str, Callable[[Path], None]] = field(default_factory=dict)
 
     def leaf_of(self, architecture: Architecture) -> EnergyForceTask:
         """The task whose supernet holds an architecture."""
         return next(task for space, task in self.leaves if architecture in space)
+
+    def extract(self, architecture: Architecture) -> Potential:
+        """A potential of its own, with the weights that were trained."""
+        return extract_potential(self.leaf_of(architecture).model, architecture)
 
 
 @dataclass
@@ -121,10 +129,19 @@ class Method:
         """Batches of the training set."""
         return -(-len(problem.data.sets["train"]) // problem.data.batch_size)
 
-    def fit(self, problem: PotentialProblem, trainer: SupernetTrainer, progress: bool) -> None:
-        """All epochs, each in an order of its own."""
+    def fit(
+        self, problem: PotentialProblem, trainer: SupernetTrainer, progress: bool, rows: Rows | None = None
+    ) -> None:
+        """All epochs, each in an order of its own.
+
+        Args:
+            problem: that is solved.
+            trainer: of the weights.
+            progress: show a progress bar.
+            rows: of the training set to take, or a sampler of them.
+        """
         trainer.progress = progress
-        trainer.fit(Epochs(problem, self.epochs), self.epochs)
+        trainer.fit(Epochs(problem, rows), self.epochs)
 
 
 class Epochs:
@@ -132,39 +149,12 @@ class Epochs:
 
     Args:
         problem: whose training set it is.
-        number: of epochs that are to come.
+        rows: of it, or a sampler of them; all where None.
     """
 
-    def __init__(self, problem: PotentialProblem, number: int) -> None:
-        self.problem, self.number, self.done = problem, number, 0
+    def __init__(self, problem: PotentialProblem, rows: Rows | None = None) -> None:
+        self.problem, self.rows, self.done = problem, rows, 0
 
     def __iter__(self) -> Iterator[Batch]:
         self.done += 1
-        return self.problem.epoch(self.done - 1)
-
-
-class Uniform(Method):
-    """One random network a step (single path one-shot, arXiv:1904.00420); the control of all others."""
-
-    def train(self, problem: PotentialProblem, progress: bool = True) -> Trained:
-        task, sampler = problem.new_task(), UniformSampler(problem.space, problem.seed)
-        self.fit(problem, self.trainer(problem, task, sampler), progress)
-        return Trained([(problem.space, task)])
-
-
-class Sandwich(Method):
-    """The smallest, the largest and some random networks a step (arXiv:1903.05134).
-
-    Args:
-        n_random: how many random ones.
-        epochs, lr, warmup_epochs: as for `Method`.
-    """
-
-    def __init__(self, n_random: int = 2, epochs: int = 40, lr: float = 5e-3, warmup_epochs: float = 2.0) -> None:
-        super().__init__(epochs, lr, warmup_epochs)
-        self.n_random = n_random
-
-    def train(self, problem: PotentialProblem, progress: bool = True) -> Trained:
-        task, sampler = problem.new_task(), SandwichSampler(problem.space, self.n_random, problem.seed)
-        self.fit(problem, self.trainer(problem, task, sampler), progress)
-        return Trained([(problem.space, task)])
+        return self.problem.epoch(self.done - 1, self.rows)
