@@ -18,6 +18,8 @@ from ponita.sharing.search.space import Choice, Path, SearchSpace
 
 CLASSES = 4
 NOISE = 0.15
+#: Of the functions that classes are the largest of: more than the smallest basis has.
+WAVES = 16
 TRAIN, TEST = 384, 2048
 
 
@@ -85,12 +87,12 @@ class ToyData:
 
 
 def toy_data(number: int, seed: int, noise: float = 0.0) -> ToyData:
-    """Points of [-pi/2, pi/2]^2; the class is the largest of four smooth functions, or any with probability `noise`."""
+    """Points of [-pi, pi]^2; the class is the largest of four sums of waves, or any with probability `noise`."""
     teacher = torch.Generator().manual_seed(1234)
-    weights = torch.randn(CLASSES, 12, generator=teacher)
+    weights = torch.randn(CLASSES, WAVES, generator=teacher) / torch.arange(1, WAVES + 1).sqrt()
     generator = torch.Generator().manual_seed(seed)
-    x = (torch.rand(number, 2, generator=generator) - 0.5) * torch.pi
-    y = (fourier(x, 12) @ weights.T).argmax(1)
+    x = (torch.rand(number, 2, generator=generator) - 0.5) * 2 * torch.pi
+    y = (fourier(x, WAVES) @ weights.T).argmax(1)
     wrong = torch.rand(number, generator=generator) < noise
     return ToyData(x, torch.where(wrong, torch.randint(CLASSES, (number,), generator=generator), y))
 
