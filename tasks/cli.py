@@ -23,6 +23,7 @@ commands:
   configs    list the packaged configurations
   data       look at files of structures, and pack them for training
   ensemble   train one run for each seed, and compare errors with their spread
+  federate   train a potential in labs that keep their data and come and go
   export     write a trained potential for LAMMPS, through metatomic
   md         molecular dynamics with a trained potential
   relax      relax a structure with a trained potential
@@ -37,7 +38,10 @@ A configuration is a file or a packaged name; every value can be changed on the 
 
 ponita <command> --help lists the options. Set PONITA_DEBUG=1 to see where an error was raised."""
 #: Commands that are not those of Lightning, with the folder of each.
-COMMANDS = {name: name for name in ("bench", "data", "ensemble", "export", "md", "relax", "search")} | {"sample": "diffusion"}
+COMMANDS = {name: name for name in ("bench", "data", "ensemble", "export", "md", "relax", "search")} | {
+    "federate": "federated",
+    "sample": "diffusion",
+}
 #: Packages that another extra than "tasks" installs.
 EXTRAS = {"ase": "atoms", "lmdb": "atoms", "vesin": "atoms"}
 

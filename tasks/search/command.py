@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentError
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser
 
 from ponita.sharing.search import Limit
-from ponita.tasks import configs, runs
+from ponita.tasks import runs
+from ponita.tasks.arguments import parse_configured
 from ponita.tasks.search.methods.base import Method, Search
 from ponita.tasks.search.problem import PotentialProblem
 from ponita.tasks.search.report import write_results
@@ -36,7 +35,7 @@ def main(args: Sequence[str]) -> None:
         ValueError: for options that do not fit, and for a limit that no network of the space meets.
     """
     parser = _parser()
-    config, name = _parse(parser, list(args))
+    config, name = parse_configured(parser, list(args), "search")
     made = parser.instantiate_classes(config)
     torch.set_num_threads(config.threads)
     folder = runs.choose(name, config.run_dir, None, "fit")
@@ -51,19 +50,6 @@ def main(args: Sequence[str]) -> None:
     print(
         f"\n{write_results(folder, problem, trained, found, latency, limit)}\n\neverything of this search is in {folder}"
     )
-
-
-def _parse(parser: ArgumentParser, args: list[str]) -> tuple[Namespace, str]:
-    """Options, and the name of the configuration; packaged names stand for their files."""
-    given = next((args[i + 1] for i, word in enumerate(args[:-1]) if word == "--config"), None)
-    if given is None and not {"-h", "--help"} & set(args):
-        raise ValueError("no --config; expected a file or a packaged name, such as search/potential_quick.")
-    name = "search" if given is None else given if given in configs.packaged() else f"search/{Path(given).stem}"
-    words = [str(configs.resolve(word)) if args[i - 1 : i] == ["--config"] else word for i, word in enumerate(args)]
-    try:
-        return parser.parse_args(words), name
-    except ArgumentError as error:
-        raise ValueError(str(error)) from error
 
 
 def _parser() -> ArgumentParser:

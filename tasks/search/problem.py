@@ -10,7 +10,6 @@ from torch import nn
 from torch_geometric.data import Batch
 
 from ponita.data import collate
-from ponita.geometry import random_rotations
 from ponita.models import EnergyForces, Potential
 from ponita.sharing.search import (
     Architecture,
@@ -26,9 +25,9 @@ from ponita.sharing.search.pada import ImportanceDataSampler
 from ponita.sharing.search.ponita_supernet import supernet_of
 from ponita.tasks.datamodule import GraphDataModule
 from ponita.tasks.potential import EnergyForceTask
-from ponita.tasks.potential.metrics import MILLI
 from ponita.tasks.potential.normalization import normalize_from
-from ponita.training import LossWeights, structure_losses
+from ponita.tasks.potential.outside import batch_losses, force_error, rotated_batches
+from ponita.training import LossWeights
 
 #: Rows of a training set, or what draws them.
 Rows = Sequence[int] | ImportanceDataSampler
@@ -93,10 +92,7 @@ class PotentialProblem:
 
     def losses(self, task: EnergyForceTask, batch: Batch) -> Losses:
         """Of each structure, on the path that is active."""
-        predicted = task(batch, create_graph=True)
-        labels = EnergyForces(batch.energy, batch.forces)
-        scale, counts = task.potential.scale, batch.ptr.diff()
-        samples = structure_losses(predicted, labels, scale, self.loss_weights, batch.batch, counts)
+        samples, predicted = batch_losses(task, batch)
         weights = batch.sample_weight if "sample_weight" in batch else None
         return Losses(samples, predicted, batch, batch.sample, weights)
 
@@ -114,12 +110,10 @@ class PotentialProblem:
         else:
             given = torch.arange(len(chosen)) if rows is None else torch.tensor(rows)
             order = given[torch.randperm(len(given), generator=generator)]
-        for part in order.split(size):
-            batch = collate([chosen[int(row)] for row in part])
+        for batch in rotated_batches(chosen, order, size, generator):
             if isinstance(rows, ImportanceDataSampler):
-                batch.sample_weight = rows.weights(part)
-            turns = random_rotations(batch.num_graphs, generator=generator, dtype=batch.pos.dtype)
-            yield EnergyForceTask.rotate_batch(None, batch, turns)
+                batch.sample_weight = rows.weights(batch.sample)
+            yield batch
 
     def network_inputs(self, task: EnergyForceTask, batch: Batch) -> dict[str, Any]:
         """Arguments of the network of a potential, for what compares features and needs no labels."""
@@ -139,16 +133,11 @@ class PotentialProblem:
             architecture: the path; none for one network.
             part: of the data.
         """
-        total, count = 0.0, 0
-        for batch in self.data.batches(part):
-            if architecture is None:
-                forces = task(batch).forces
-            else:
-                with supernet_of(task).activate(architecture):
-                    forces = task(batch).forces
-            total += float((forces - batch.forces).abs().sum())
-            count += forces.numel()
-        return MILLI * total / count
+        batches = self.data.batches(part)
+        if architecture is None:
+            return force_error(task, batches)
+        with supernet_of(task).activate(architecture):
+            return force_error(task, batches)
 
     def latency(self, extract: Callable[[Architecture], Potential]) -> Latency:
         """Milliseconds of the energies and forces of `timed_structures` validation structures, neighbour lists given.

@@ -20,8 +20,8 @@ from ponita.tasks import configs, runs
 from ponita.tasks.cli import main
 from ponita.tasks.pictures import read_metrics
 
-
-SEARCHES = {"search/potential_quick", "search/finetune"}
+#: Of other commands than fit, or that need what those leave.
+OTHERS = {"search/potential_quick", "search/finetune", "federated/potential"}
 
 
 @pytest.fixture(autouse=True)
@@ -119,7 +119,7 @@ def test_early_stopping_is_an_option():
 
 
 @pytest.mark.filterwarnings("ignore:.*reference energies")  # a few structures do not determine those of all elements
-@pytest.mark.parametrize("name", sorted(set(configs.packaged()) - SEARCHES))
+@pytest.mark.parametrize("name", sorted(set(configs.packaged()) - OTHERS))
 def test_every_packaged_configuration_runs(name):
     write_springs(Path("data/rmd17"))
     write_digits(Path("digits"))

@@ -25,6 +25,7 @@ METHODS = {
     "Tangle": {"arch_warmup_epochs": 0},
     "PaDa": {"reweight": True},
     "GradientMatching": {"split_at": [1], "matching_batches": 1, "epochs": 2},
+    "Shift": {"bins": 2, "update_every": 1},
     "AutoDistil": {"teacher_epochs": 1, "distill_epochs": 1, "heads": 2, "n_random": 1},
 }
 

@@ -5,6 +5,7 @@ from ponita.tasks.search.methods.base import Method, Search, Trained
 from ponita.tasks.search.methods.enas import Enas
 from ponita.tasks.search.methods.fewshot import GradientMatching
 from ponita.tasks.search.methods.pada import PaDa
+from ponita.tasks.search.methods.shift import Shift
 from ponita.tasks.search.methods.simple import Sandwich, Uniform
 from ponita.tasks.search.methods.tangle import Tangle
 
@@ -16,6 +17,7 @@ __all__ = [
     "PaDa",
     "Sandwich",
     "Search",
+    "Shift",
     "Tangle",
     "Trained",
     "Uniform",

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from ponita.sharing.search import SandwichSampler, SearchSpace
-from ponita.sharing.search.autodistil import DistillationTrainer, inherit, partition_by_cost
+from ponita.sharing.search.autodistil import DistillationTrainer, inherit
 from ponita.sharing.search.hidden_states import spearman
 from ponita.sharing.search.ponita_supernet import supernet_of
 from ponita.sharing.search.relations import RelationDistillationLoss
+from ponita.sharing.search.subspaces import partition_by_cost
 from ponita.tasks.potential import EnergyForceTask
 from ponita.tasks.search.methods.base import Epochs, Method, Trained
 from ponita.tasks.search.problem import PotentialProblem
