@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from statistics import mean, stdev
 from typing import Any
 
 Rows = list[tuple[str, ...]]
@@ -62,10 +63,44 @@ def energy_weights(record: Record) -> Iterator[str | Rows]:
     yield rows
 
 
+def search_ranking(record: Record) -> Iterator[str | Rows]:
+    """How supernets rank networks whose truth is known."""
+    first = next(iter(record["search_ranking"].values()))
+    seeds = len(first["tau"])
+    yield (
+        "The 108 networks of `ponita.sharing.search.testbed`, each also trained alone; Kendall's tau of the scores that a supernet gives them "
+        f"with the truth, and by how much the network that it likes best lies above the best (mean and deviation of {seeds} seeds, "
+        f"{first['steps']} forward passes of weights each). The ceiling, the truth of one half of its seeds against the other, is "
+        f"{record['ceiling']:.3f}; size alone has {first['tau_cost']:.3f}, a random network a regret of {first['random_regret']:.3f}.\n"
+    )
+    rows = [("training", "tau", "regret")]
+    for name, found in record["search_ranking"].items():
+        rows.append((name, *(f"{mean(found[key]):.3f} ± {stdev(found[key]):.3f}" for key in ("tau", "regret"))))
+    yield rows
+
+
+def search_study(record: Record) -> Iterator[str | Rows]:
+    """Potentials that searches chose below three latencies."""
+    yield (
+        "Ethanol, one thread: the network that each method chose below the latency (energies and forces of 20 structures) of three networks sized "
+        "by hand, trained on alone for ten epochs; those sized by hand are trained for the time of a search too. Sizes are "
+        "channels, layers, widening, basis, degree, cut-off, orientations. One seed.\n"
+    )
+    keys = ("hidden_channels", "num_layers", "widening", "basis_channels", "degree", "cutoff", "num_orientations")
+    rows = [("method", "latency of", "ms", "test F MAE (meV/Å)", "search CPU s", "sizes")]
+    for name, found in record["search_study"].items():
+        for one in found:
+            numbers = (f"{one['ms']:.1f}", f"{one['test']:.1f}", f"{one['search_seconds']:.0f}")
+            rows.append((name, one["limit"], *numbers, " ".join(f"{one[key]:g}" for key in keys)))
+    yield rows
+
+
 #: By the key of a record that holds its numbers.
 STUDIES = {
     "parts": properties,
     "conditional": conditional,
     "finetune": finetune,
     "energy_weights": energy_weights,
+    "search_ranking": search_ranking,
+    "search_study": search_study,
 }
