@@ -154,9 +154,7 @@ class ReinforceTrainer(Callback):
         return torch.tensor(rewards, dtype=torch.float64)
 
 
-def derive(
-    controller: Controller, evaluate: Evaluate, n: int = 100, generator: torch.Generator | None = None
-) -> Found:
+def derive(controller: Controller, evaluate: Evaluate, n: int = 100, generator: torch.Generator | None = None) -> Found:
     """Draw architectures from the trained policy, and evaluate each that is new with the shared weights.
 
     Args:

@@ -71,7 +71,8 @@ class MemoryRegularizer(nn.Module):
 
     - "next": -log p(a_{t+1} | h_t), t = 1 ... T - 1. This is what the authors' program does; it also imitates old
       samples, which costs reward.
-    - "prev": -log q_t(a_t | h_t), t = 1 ... T: a head tells the decision just read.
+    - "prev": -log q_t(a_t | h_t), t = 1 ... T: a head tells the decision just read; a state that forgets all others
+      can do so.
     - "recon": -log q_t(a_t | h_T), t = 1 ... T: heads tell all decisions from the last state.
 
     Their program applies the cross-entropy to probabilities in place of logits, embeds options without their choice, and
@@ -109,7 +110,9 @@ class MemoryRegularizer(nn.Module):
         if weight < 0 or batch < 1:
             raise ValueError(f"weight={weight}, batch={batch}; expected at least 0 and at least 1.")
         if not 0 <= store_from <= train_from:
-            raise ValueError(f"store_from={store_from}, train_from={train_from}; expected 0 <= store_from <= train_from.")
+            raise ValueError(
+                f"store_from={store_from}, train_from={train_from}; expected 0 <= store_from <= train_from."
+            )
         self.memory, self.mode, self.weight, self.batch = memory, mode, weight, batch
         self.store_from, self.train_from = store_from, train_from
         self.heads = None if mode == "next" else DecisionHeads(controller.space, controller.hidden)
