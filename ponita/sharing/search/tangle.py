@@ -16,8 +16,8 @@ from ponita.sharing.search.space import Architecture, Relaxation, SearchSpace
 
 KINDS = ("drnas", "darts", "gdas")
 ACTIVATIONS = ("softmax", "sparsemax")
-#: Choices whose options give features of different shapes: one is drawn, and nothing is mixed.
-SAMPLED = frozenset({"num_orientations"})
+#: The choice whose options give features of different shapes: one is drawn, and nothing is mixed.
+SAMPLED = "num_orientations"
 BASELINE_DECAY = 0.9
 
 
@@ -77,9 +77,8 @@ class RelaxationSampler(PathSampler):
         path, log_prob = {}, None
         for name, indices in self.space.allowed.items():
             logits = self._allowed(name)
-            if name in SAMPLED:
-                weights, log_p = self._one(logits)
-                log_prob = log_p if log_prob is None else log_prob + log_p
+            if name == SAMPLED:
+                weights, log_prob = self._one(logits)
             else:
                 weights = self._mixed(logits)
             rows = torch.tensor(indices, device=logits.device)
