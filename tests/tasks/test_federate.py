@@ -77,9 +77,9 @@ def test_training_in_labs_lowers_the_error():
     made = problem(local_steps=4, local_lr=1e-2)
     task = made.new_task()
     before = made.error(task, state_of(task))
-    run = federate(made, "full", make_server("full", made, 1.0, None), 25, task, progress=False)
-    assert made.error(task, run.state) < 0.7 * before
-    assert [number for number, _ in run.errors] == [10, 20, 25]
+    run = federate(made, "full", make_server("full", made, 1.0, None), 30, task, progress=False)
+    assert made.error(task, run.state) < 0.8 * before
+    assert [number for number, _ in run.errors] == [10, 20, 30]
 
 
 def test_a_lab_that_sends_nan_or_vanishes_is_absent_and_the_rest_goes_on(monkeypatch):

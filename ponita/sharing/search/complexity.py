@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from ponita.sharing.search.costs import Cost, CostTable
 from ponita.sharing.search.space import Architecture, Relaxation, SearchSpace
 
+#: Score of options that are not allowed: their probability is zero, and so are its gradients, which -inf would make NaN.
+CLOSED = -1e9
+
 
 class ComplexityBins:
     """Architectures by the logarithm of their cost, in bins of equal width; an empty bin is joined to the next.
@@ -152,8 +155,8 @@ class ArchitectureGenerator(nn.Module):
             state = self.cell(condition if previous is None else condition + previous(picked), state)
             logits = head(state[0])
             closed = [option for option in range(logits.shape[-1]) if option not in allowed]
-            logits[:, closed] = -math.inf
-            entropy = entropy + torch.special.entr(logits.softmax(-1)).sum(-1)
+            logits[:, closed] = CLOSED
+            entropy = entropy - (logits.softmax(-1) * logits.log_softmax(-1)).sum(-1)
             relaxation[name] = picked = pick(logits)
         shaped = {name: weights.reshape(*asked.shape, -1) for name, weights in relaxation.items()}
         return shaped, entropy.reshape(asked.shape)

@@ -28,7 +28,11 @@ class LayeredSupernet(Supernet):
 
     def layer_of(self, name: str) -> int | None:
         for prefix, module in self.named_modules():
-            if isinstance(module, EntangledDepth) and module.name == self.depth_choice and name.startswith(f"{prefix}."):
+            if (
+                isinstance(module, EntangledDepth)
+                and module.name == self.depth_choice
+                and name.startswith(f"{prefix}.")
+            ):
                 return int(name.removeprefix(f"{prefix}.").partition(".")[0])
         return None
 
@@ -63,5 +67,3 @@ def _axes_of(module: nn.Module) -> Iterator[tuple[str, Axes]]:
         yield from (("weight", module.axes), ("bias", module.axes[:1]))
     elif isinstance(module, EntangledLayerNorm | EntangledScale):
         yield from (("weight", (module.dim,)), ("bias", (module.dim,)))
-
-

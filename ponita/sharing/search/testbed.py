@@ -26,7 +26,10 @@ TRAIN, TEST = 384, 2048
 def toy_space() -> SearchSpace:
     """basis {4, 8, 16, 32} x hidden {8, 16, 32} x ratio {1, 2, 4} x depth {1, 2, 3}."""
     return SearchSpace(
-        Choice("basis", (4, 8, 16, 32)), Choice("hidden", (8, 16, 32)), Choice("ratio", (1, 2, 4)), Choice("num_layers", (1, 2, 3))
+        Choice("basis", (4, 8, 16, 32)),
+        Choice("hidden", (8, 16, 32)),
+        Choice("ratio", (1, 2, 4)),
+        Choice("num_layers", (1, 2, 3)),
     )
 
 
@@ -55,11 +58,15 @@ class ToySupernet(LayeredSupernet):
         space = self.space
         hidden, inner = Dim(space, "hidden"), Dim(space, "hidden", "ratio")
         self.embedding = EntangledLinear(Dim(space, "basis"), hidden)
-        self.blocks = EntangledDepth([Block(hidden, inner) for _ in range(space["num_layers"].values[-1])], space, "num_layers")
+        self.blocks = EntangledDepth(
+            [Block(hidden, inner) for _ in range(space["num_layers"].values[-1])], space, "num_layers"
+        )
         self.norm, self.head = EntangledLayerNorm(hidden), EntangledLinear(hidden, CLASSES)
 
     def run(self, path: Path, x: Tensor) -> Tensor:
-        features = fourier(x, self.embedding.in_features if isinstance(path, dict) else size_of(self.embedding.axes[1], path))
+        features = fourier(
+            x, self.embedding.in_features if isinstance(path, dict) else size_of(self.embedding.axes[1], path)
+        )
         h = self.blocks(self.embedding(features, path), path)
         return self.head(self.norm(h, path), path)
 
@@ -109,7 +116,9 @@ def toy_loss(network: nn.Module, data: ToyData, **options: object) -> float:
     return float(nn.functional.cross_entropy(network(data.x, **options), data.y))
 
 
-def train_alone(network: nn.Module, data: ToyData, seed: int, steps: int = 300, batch: int = 96, lr: float = 5e-3) -> None:
+def train_alone(
+    network: nn.Module, data: ToyData, seed: int, steps: int = 300, batch: int = 96, lr: float = 5e-3
+) -> None:
     """AdamW on cross-entropy, in place."""
     optimizer = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=1e-4)
     generator = torch.Generator().manual_seed(seed)
