@@ -26,7 +26,8 @@ def benchmark():
 
 
 @pytest.fixture(scope="module")
-def report():
+def report(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))  # where it finds the tables of studies
     return _load("report")
 
 

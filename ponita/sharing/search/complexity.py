@@ -152,7 +152,7 @@ class ArchitectureGenerator(nn.Module):
         relaxation, entropy, picked, state = {}, 0, None, None
         choices = zip(self.space.allowed.items(), self.heads, [None, *self.previous], strict=True)
         for (name, allowed), head, previous in choices:
-            state = self.cell(condition if previous is None else condition + previous(picked), state)
+            state = self.cell(condition if previous is None else previous(picked), state)
             logits = head(state[0])
             closed = [option for option in range(logits.shape[-1]) if option not in allowed]
             logits[:, closed] = CLOSED
@@ -180,7 +180,7 @@ def gumbel_softmax(logits: Tensor, tau: float, hard: bool, generator: torch.Gene
     tiny = torch.finfo(torch.float64).tiny
     gumbel = -(-uniform.clamp_min(tiny).log()).clamp_min(tiny).log()
     soft = ((logits + gumbel.to(logits)) / tau).softmax(-1)
-    # In this order the value is exactly zero or one.
+    # The difference is exactly zero, so that the weights are exactly zero and one.
     return _one_hot(soft) + (soft - soft.detach()) if hard else soft
 
 

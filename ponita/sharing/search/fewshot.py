@@ -124,7 +124,7 @@ class SupernetTree:
 
     def _open(self, leaf: Leaf) -> list[str]:
         """Choices at which a leaf can be split."""
-        fewest = max(self.n_groups * self.min_group, 2)
+        fewest = self.n_groups * self.min_group
         return [
             name for name, options in leaf.space.allowed.items() if name not in leaf.split and len(options) >= fewest
         ]

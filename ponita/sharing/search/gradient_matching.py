@@ -158,11 +158,11 @@ def _number_of_options(matching: Tensor) -> int:
 
 
 def _partitions(number: int, n_groups: int) -> Iterator[list[Group]]:
-    """Every partition of 0 .. number - 1 into groups that are not empty, once: each option joins a group or opens the next."""
+    """Every partition of 0 .. number - 1 into at most n_groups, once: each option joins a group or opens the next."""
 
     def extend(labels: list[int], opened: int) -> Iterator[list[int]]:
         if len(labels) == number:
-            yield from [labels] if opened == n_groups else []
+            yield labels
             return
         for label in range(min(opened + 1, n_groups)):
             yield from extend([*labels, label], max(opened, label + 1))

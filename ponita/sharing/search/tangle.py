@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from ponita.sharing.search.complexity import gumbel_softmax
 from ponita.sharing.search.sampling import Draw, PathSampler
 from ponita.sharing.search.space import Architecture, Relaxation, SearchSpace
 
@@ -169,11 +170,7 @@ class RelaxationSampler(PathSampler):
             return torch.distributions.Dirichlet(_concentration(logits.cpu().double())).rsample().to(logits)
 
     def _gumbel(self, logits: Tensor) -> Tensor:
-        uniform = torch.rand(len(logits), generator=self.generator, dtype=torch.float64)
-        noise = -(-uniform.log()).log()
-        soft = ((logits + noise.to(logits)) / self.temperature.to(logits)).softmax(0)
-        # The difference is exactly zero, so that the weights are exactly zero and one.
-        return _one_hot(int(soft.argmax()), logits) + (soft - soft.detach())
+        return gumbel_softmax(logits, float(self.temperature), True, self.generator)
 
 
 def sparsemax(logits: Tensor) -> Tensor:

@@ -296,6 +296,16 @@ def test_options_of_a_restricted_space_keep_their_indices():
         tree.split(entropy_loss, BATCHES)
 
 
+def test_choices_with_too_few_options_for_the_groups_are_not_split():
+    with pytest.raises(ValueError, match="none of the 1 leaves has a choice left with 4 options"):
+        tree_of(toy(), min_group=2).split(entropy_loss, BATCHES)
+    with pytest.raises(ValueError, match="with 4 options"):
+        tree_of(toy(), n_groups=4).split(entropy_loss, BATCHES)
+    tree = tree_of(toy(), n_groups=3)
+    tree.split(entropy_loss, BATCHES)
+    assert [leaf.space.allowed["hidden"] for leaf in tree.leaves] == [(0,), (1,), (2,)]
+
+
 def test_a_leaf_without_a_choice_to_split_stays():
     space = SearchSpace(
         Choice("basis", (4,)), Choice("hidden", (2, 4, 8)), Choice("ratio", (1,)), Choice("num_layers", (1, 2))
@@ -390,7 +400,11 @@ def few_shot(tree: SupernetTree, notes: list, **options) -> FewShotTrainer:
 def test_every_leaf_is_trained_between_splits_and_begins_anew_after_the_last_if_asked(restart):
     net, notes = toy(), []
     initial = copy.deepcopy(net.state_dict())
-    history = few_shot(tree_of(net), notes, split_at=[1, 3], restart=restart).fit(BATCHES, epochs=4)
+    tree, seen = tree_of(net), []
+    split = tree.split
+    tree.split = lambda loss_fn, data, generator: seen.append(data) or split(loss_fn, data, generator)
+    history = few_shot(tree, notes, split_at=[1, 3], restart=restart).fit(BATCHES, epochs=4)
+    assert seen == [BATCHES[:2]] * 2
     assert [note[-1] for note in notes] == [1, 2, 2, 1, 1, 1, 1]
     sizes = [note[0].cardinality for note in notes]
     assert sizes[0] == sum(sizes[1:3]) == sum(sizes[3:]) == 24

@@ -97,6 +97,8 @@ def test_an_empty_bin_is_joined_to_the_next():
     assert bins.edges == pytest.approx([1, 10, 1000])
     assert [bins.bin_of(cost) for cost in (1, 9, 11, 200, 1000)] == [0, 0, 1, 1, 1]
     assert bins.span == pytest.approx(math.log(1000))
+    on_edge = ComplexityBins(SearchSpace(Choice("width", (1, 2, 4))), lambda a: 2.0 ** a[0], 2)
+    assert on_edge.members == [[(0,)], [(1,), (2,)]] and on_edge.bin_of(2.0) == 1
     for cost in (lambda a: 3.0, lambda a: float(a[0])):
         with pytest.raises(ValueError, match="positive and differ"):
             ComplexityBins(space, cost, 3)
@@ -120,9 +122,9 @@ def test_costs_under_a_relaxation_are_expected_ones():
 
 def test_draws_are_exactly_one_hot_and_allowed():
     space = small_space().restrict(hidden=[0, 2], basis=[1])
-    drawn = generator_of(space)(torch.rand(200), tau=0.3, generator=seeded())
+    drawn = generator_of(space)(torch.rand(5000), tau=2.0, generator=seeded())
     for name, weights in drawn.items():
-        assert weights.shape == (200, len(space[name]))
+        assert weights.shape == (5000, len(space[name]))
         assert set(weights.unique().tolist()) <= {0.0, 1.0} and bool((weights.sum(1) == 1).all())
         assert set(weights.argmax(1).tolist()) == set(space.allowed[name])
     soft = generator_of(space)(0.5, hard=False, generator=seeded())
