@@ -26,9 +26,10 @@ def benchmark():
 
 
 @pytest.fixture(scope="module")
-def report(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))  # where it finds the tables of studies
-    return _load("report")
+def report():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "benchmarks"))  # where it finds the tables of studies
+        return _load("report")
 
 
 def test_water_has_its_density_its_molecules_and_no_overlaps(benchmark):
