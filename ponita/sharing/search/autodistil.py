@@ -16,9 +16,9 @@ from ponita.sharing.search.relations import Graphs, RelationDistillationLoss, Re
 from ponita.sharing.search.sampling import PathSampler, SandwichSampler
 from ponita.sharing.search.searchers import Limit, exhaustive_search
 from ponita.sharing.search.space import Architecture, SearchSpace
-from ponita.sharing.search.supernet import Supernet
+from ponita.sharing.search.supernet import Supernet, find_supernet
 from ponita.sharing.search.taps import recorded
-from ponita.sharing.search.training import History, Losses, SupernetTrainer, find_supernet
+from ponita.sharing.search.training import History, Losses, SupernetTrainer
 
 #: Arguments of `Ponita` that say what its weights mean; a supernet inherits only where they agree.
 MEANING = ("space", "mode", "in_channels", "in_vector_channels", "invariants", "separable", "conditioning_channels")

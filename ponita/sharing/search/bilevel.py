@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ponita.sharing.search.tangle import RelaxationSampler
-from ponita.sharing.search.training import LossFunction, SupernetTrainer
+from ponita.sharing.search.training import LossFunction, SupernetTrainer, endless
 
 
 class BilevelTrainer(SupernetTrainer):
@@ -60,7 +60,7 @@ class BilevelTrainer(SupernetTrainer):
             sampler.parameters(), lr=3e-4, betas=(0.5, 0.999), weight_decay=decay
         )
         self.warmup_epochs, self.kl_weight = warmup_epochs, kl_weight
-        self._validation = _cycle(val_loader)
+        self._validation = endless(val_loader, "val_loader")
 
     def train_step(self, batch: Any) -> float:
         """A step of the logits, unless they are frozen, and one of the weights; the loss of the latter."""
@@ -82,14 +82,3 @@ class BilevelTrainer(SupernetTrainer):
             parameter.grad = gradient
         self.arch_optimizer.step()
         return float(loss.detach())
-
-
-def _cycle(loader: Iterable) -> Iterator:
-    """Batches without end, each round iterated anew."""
-    while True:
-        empty = True
-        for batch in loader:
-            empty = False
-            yield batch
-        if empty:
-            raise ValueError("val_loader has no batches; the logits need validation data.")

@@ -17,7 +17,8 @@ from torch import nn
 from ponita.sharing.search.gradient_matching import Group, gradient_matching, split_choice
 from ponita.sharing.search.searchers import Evaluate, Found, exhaustive_search
 from ponita.sharing.search.space import Architecture, SearchSpace
-from ponita.sharing.search.training import History, LossFunction, SupernetTrainer, find_supernet
+from ponita.sharing.search.supernet import find_supernet
+from ponita.sharing.search.training import History, LossFunction, SupernetTrainer
 
 
 @dataclass

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from ponita.sharing.search.space import Architecture, SearchSpace
-from ponita.sharing.search.supernet import Supernet
-from ponita.sharing.search.training import LossFunction, find_supernet
+from ponita.sharing.search.supernet import Supernet, find_supernet
+from ponita.sharing.search.training import LossFunction
 
 #: Positions of options that stay together.
 Group = tuple[int, ...]

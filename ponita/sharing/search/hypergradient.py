@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ponita.sharing.search.space import Architecture
-from ponita.sharing.search.training import LossFunction, find_supernet
+from ponita.sharing.search.supernet import find_supernet
+from ponita.sharing.search.training import LossFunction
 
 #: Length of the step along the gradient of a finite difference.
 STEP = 0.01

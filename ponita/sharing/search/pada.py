@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from ponita.sharing.search.sampling import Draw, PathSampler, StepFeedback
 from ponita.sharing.search.space import Architecture, Relaxation, SearchSpace
-from ponita.sharing.search.training import Callback, LossFunction, SupernetTrainer, find_supernet
+from ponita.sharing.search.supernet import find_supernet
+from ponita.sharing.search.training import Callback, LossFunction, SupernetTrainer
 
 
 class NormAverage(nn.Module):

@@ -23,7 +23,7 @@ from ponita.sharing.search.layers import masked_layer_norm
 from ponita.sharing.search.masks import joint_mask
 from ponita.sharing.search.ponita_axes import layer_of, ponita_axes
 from ponita.sharing.search.space import Architecture, Path, Relaxation, SearchSpace
-from ponita.sharing.search.supernet import Axes, Supernet
+from ponita.sharing.search.supernet import Axes, Supernet, find_supernet
 from ponita.sharing.search.taps import recorded
 
 #: Arguments of `Ponita` whose options nest.
@@ -272,11 +272,11 @@ def supernet_of(model: nn.Module) -> PonitaSupernet:
     """The supernet that a model holds.
 
     Raises:
-        ValueError: if it holds none.
+        ValueError: if it holds none, or one of other networks.
     """
-    found = next((module for module in model.modules() if isinstance(module, PonitaSupernet)), None)
-    if found is None:
-        raise ValueError(f"{type(model).__name__} holds no PonitaSupernet.")
+    found = find_supernet(model)
+    if not isinstance(found, PonitaSupernet):
+        raise ValueError(f"{type(model).__name__} holds a {type(found).__name__}; expected a PonitaSupernet.")
     return found
 
 

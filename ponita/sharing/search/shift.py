@@ -11,8 +11,8 @@ xi <grad L_train,k, grad L_valid> for each p_k, and bins whose steps lower it mo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal, get_args
+from collections.abc import Iterable, Sequence
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,7 @@ from ponita.sharing.search.complexity import (
 from ponita.sharing.search.hypergradient import hypergradient, loss_gradient, norm_of
 from ponita.sharing.search.sampling import Draw, PathSampler, StepFeedback
 from ponita.sharing.search.space import Architecture
-from ponita.sharing.search.training import Callback, LossFunction, SupernetTrainer
+from ponita.sharing.search.training import Callback, LossFunction, SupernetTrainer, endless
 
 #: How much training a bin still needs.
 Measure = Literal["hypergradient", "grad_norm"]
@@ -183,7 +183,7 @@ class ShiftUpdate(Callback):
         self, sampler: ComplexityShiftSampler, train_loader: Iterable, valid_loader: Iterable, per_bin: int = 4
     ) -> None:
         self.sampler, self.per_bin = sampler, per_bin
-        self._train, self._valid = _endless(train_loader), _endless(valid_loader)
+        self._train, self._valid = endless(train_loader, "train_loader"), endless(valid_loader, "valid_loader")
 
     def on_step_end(self, trainer: SupernetTrainer, step: int) -> None:
         if self.sampler.due(step):
@@ -196,13 +196,3 @@ class ShiftUpdate(Callback):
         if self.sampler.measure == "grad_norm":
             return [float(norm_of(loss_gradient(model, bin_, loss_fn, valid))) for bin_ in drawn]
         return [hypergradient(model, bin_, loss_fn, train, valid) for bin_ in drawn]
-
-
-def _endless(loader: Iterable) -> Iterator[Any]:
-    while True:
-        empty = True
-        for batch in loader:
-            empty = False
-            yield batch
-        if empty:
-            raise ValueError("a loader without batches; expected at least one to measure the bins on.")

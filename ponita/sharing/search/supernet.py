@@ -130,3 +130,15 @@ class Supernet(nn.Module):
                 f"the space has choices {dict(space)}; expected those of the supernet, {dict(self.space)}."
             )
         self.space, self.path = space, space.largest()
+
+
+def find_supernet(model: nn.Module) -> Supernet:
+    """The supernet that a model is or holds.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    found = next((module for module in model.modules() if isinstance(module, Supernet)), None)
+    if found is None:
+        raise ValueError(f"{type(model).__name__} holds no supernet; its network must be one, such as PonitaSupernet.")
+    return found

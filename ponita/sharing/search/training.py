@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ponita.sharing.search.sampling import Draw, PathSampler, StepFeedback
-from ponita.sharing.search.supernet import Supernet
+from ponita.sharing.search.supernet import Supernet, find_supernet
 
 
 @dataclass
@@ -163,18 +163,6 @@ def _norm_of_change(before: Sequence[Tensor | None], parameters: Sequence[nn.Par
     return float(torch.stack(squares).sum().sqrt()) if squares else 0.0
 
 
-def find_supernet(model: nn.Module) -> Supernet:
-    """The supernet that a model is or holds.
-
-    Raises:
-        ValueError: if there is none.
-    """
-    found = next((module for module in model.modules() if isinstance(module, Supernet)), None)
-    if found is None:
-        raise ValueError(f"{type(model).__name__} holds no supernet; its network must be one, such as PonitaSupernet.")
-    return found
-
-
 def check_calibrated(supernet: Supernet) -> None:
     """Raise ValueError for a supernet whose kernels were not calibrated; those without kernels need not be."""
     calibrated = getattr(supernet, "calibrated", None)
@@ -183,3 +171,18 @@ def check_calibrated(supernet: Supernet) -> None:
             "the supernet was not calibrated. Call ponita.sharing.search.calibrate_supernet(model, batch) once, before training; it "
             "rescales the kernels of the largest network, which all paths share."
         )
+
+
+def endless(loader: Iterable, what: str) -> Iterator[Any]:
+    """Batches without end, each round iterated anew.
+
+    Raises:
+        ValueError: for a loader without batches.
+    """
+    while True:
+        empty = True
+        for batch in loader:
+            empty = False
+            yield batch
+        if empty:
+            raise ValueError(f"{what} has no batches; expected at least one.")

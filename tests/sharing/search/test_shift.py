@@ -445,7 +445,7 @@ def test_measurements_take_the_next_batches_in_turn_and_draws_of_each_bin():
     assert [batch for batch, _ in seen] == (3 * [*"vvvvaaaaaaaa"] + 3 * [*"vvvvbbbbbbbb"] + 3 * [*"vvvvaaaaaaaa"])
     by_bin = [path for _, path in seen[:4]]
     assert [path for _, path in seen[4:8]] == by_bin == [path for _, path in seen[8:12]]
-    with pytest.raises(ValueError, match="without batches"):
+    with pytest.raises(ValueError, match="has no batches"):
         ShiftUpdate(sampler, [], ["v"]).scores(net, loss_fn)
 
 
