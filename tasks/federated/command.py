@@ -92,6 +92,8 @@ def draw_errors(path: Path, found: dict[str, Federation]) -> None:
         for name, run in found.items():
             axis.plot(*zip(*run.errors, strict=True), label=name, linewidth=1.3)
         axis.set(xlabel="round", ylabel="force error (meV/Å)", yscale="log")
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter("{x:g}")
         axis.legend(frameon=False, fontsize=8)
 
 

@@ -96,4 +96,7 @@ def draw_front(
         axis.set(
             xlabel="energies and forces (ms)", ylabel="force error, shared weights (meV/Å)", xscale="log", yscale="log"
         )
+        for scale in (axis.xaxis, axis.yaxis):
+            scale.set_major_formatter("{x:g}")
+            scale.set_minor_formatter("{x:g}")
         axis.legend(frameon=False)
