@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -153,8 +152,3 @@ def load(task: EnergyForceTask, state: State) -> None:
     with torch.no_grad():
         for name, value in state.items():
             own[name].copy_(value)
-
-
-def copied(task: EnergyForceTask) -> EnergyForceTask:
-    """A task of its own."""
-    return copy.deepcopy(task)

@@ -13,7 +13,7 @@ from ponita.data import collate
 from ponita.geometry import random_rotations
 from ponita.models import EnergyForces
 from ponita.tasks.potential.metrics import MILLI
-from ponita.tasks.potential.task import EnergyForceTask
+from ponita.tasks.potential.task import EnergyForceTask, rotate_structures
 from ponita.training import structure_losses
 
 
@@ -31,7 +31,7 @@ def rotated_batches(
     for part in torch.as_tensor(rows).split(size):
         batch = collate([dataset[int(row)] for row in part])
         turns = random_rotations(batch.num_graphs, generator=generator, dtype=batch.pos.dtype)
-        yield EnergyForceTask.rotate_batch(None, batch, turns)
+        yield rotate_structures(batch, turns)
 
 
 def batch_losses(task: EnergyForceTask, batch: Batch) -> tuple[Tensor, EnergyForces]:

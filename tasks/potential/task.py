@@ -131,14 +131,7 @@ class PotentialTask(Task):
         return {name: torch.stack([of_sample[name] for of_sample in losses]).mean(0) for name in losses[0]}
 
     def rotate_batch(self, batch: Batch, rotations: Tensor) -> Batch:
-        batch = batch.clone()
-        for name in ("pos", "forces"):
-            batch[name] = rotate(batch[name], rotations, batch.batch)
-        if "cell" in batch:
-            batch.cell = batch.cell @ rotations.mT
-        if "stress" in batch:
-            batch.stress = rotations @ batch.stress @ rotations.mT
-        return batch
+        return rotate_structures(batch, rotations)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._measure("valid", self(batch), batch)
@@ -282,3 +275,15 @@ class EnergyForceTask(PotentialTask):
 def _target(batch: Batch) -> EnergyForces | EnergyForcesStress:
     labels = (batch.energy, batch.forces)
     return EnergyForcesStress(*labels, batch.stress) if "stress" in batch else EnergyForces(*labels)
+
+
+def rotate_structures(batch: Batch, rotations: Tensor) -> Batch:
+    """A batch with structure g turned by rotations[g] ([G, 3, 3]): positions and forces [N, 3], cells and stresses [G, 3, 3]."""
+    batch = batch.clone()
+    for name in ("pos", "forces"):
+        batch[name] = rotate(batch[name], rotations, batch.batch)
+    if "cell" in batch:
+        batch.cell = batch.cell @ rotations.mT
+    if "stress" in batch:
+        batch.stress = rotations @ batch.stress @ rotations.mT
+    return batch

@@ -79,7 +79,6 @@ class SupernetTrainer:
         callbacks: called between the parts.
         grad_clip: largest norm of the gradient of a step; none where None.
         scheduler: of the learning rate, stepped after every step.
-        seed: of what else is random.
         progress: show a progress bar.
 
     Raises:

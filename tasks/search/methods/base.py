@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -110,11 +111,30 @@ class Method:
         self, problem: PotentialProblem, trained: Trained, search: Search, limit: Limit | None, progress: bool = True
     ) -> Found:
         """Candidates with the errors that the shared weights give them."""
+        return search.run(problem.space, self.error(problem, trained), limit, progress)
 
-        def error(architecture: Architecture) -> float:
-            return problem.error(trained.leaf_of(architecture), architecture)
+    @staticmethod
+    def error(problem: PotentialProblem, trained: Trained) -> Evaluate:
+        """Force error of an architecture with the weights that it shares, meV/Å."""
+        return lambda architecture: problem.error(trained.leaf_of(architecture), architecture)
 
-        return search.run(problem.space, error, limit, progress)
+    def among(
+        self,
+        drawn: Iterable[Architecture],
+        problem: PotentialProblem,
+        trained: Trained,
+        search: Search,
+        limit: Limit | None,
+        progress: bool,
+    ) -> Found:
+        """The first different ones of what a method proposes; where none is within the limit, what a search finds below it."""
+        # Latencies are measured, so no more are asked for than candidates are wanted.
+        allowed = (a for a in dict.fromkeys(drawn) if limit is None or limit.allows(a))
+        kept = list(itertools.islice(allowed, search.candidates))
+        if not kept:
+            return Method.search(self, problem, trained, search, limit, progress)
+        error = self.error(problem, trained)
+        return Found({architecture: error(architecture) for architecture in kept})
 
     def trainer(
         self, problem: PotentialProblem, task: EnergyForceTask, sampler: PathSampler, callbacks: Sequence[Callback] = ()

@@ -74,20 +74,10 @@ class Enas(Method):
     def search(
         self, problem: PotentialProblem, trained: Trained, search: Search, limit: Limit | None, progress: bool = True
     ) -> Found:
-        def error(architecture: Architecture) -> float:
-            return problem.error(trained.leaf_of(architecture), architecture)
-
         generator = torch.Generator().manual_seed(search.seed)
         controller = trained.sampler.controller
-        drawn = dict.fromkeys(
-            a
-            for _ in range(10)
-            for a in controller.sample(search.candidates, generator).architectures
-            if limit is None or limit.allows(a)
-        )
-        if not drawn:  # the policy likes none of them: search below the limit instead
-            return search.run(problem.space, error, limit, progress)
-        return Found({a: error(a) for a in itertools.islice(drawn, search.candidates)})
+        drawn = (a for _ in range(10) for a in controller.sample(search.candidates, generator).architectures)
+        return self.among(drawn, problem, trained, search, limit, progress)
 
     def _regularizer(self, controller: Controller) -> MemoryRegularizer | None:
         if self.memory == "none":

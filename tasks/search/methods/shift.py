@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
-
 import torch
 
-from ponita.sharing.search import Architecture, Limit
+from ponita.sharing.search import Limit
 from ponita.sharing.search.complexity import ArchitectureGenerator, ComplexityBins
 from ponita.sharing.search.searchers import Found
 from ponita.sharing.search.shift import ComplexityShiftSampler, ShiftUpdate
@@ -61,15 +59,9 @@ class Shift(Method):
     def search(
         self, problem: PotentialProblem, trained: Trained, search: Search, limit: Limit | None, progress: bool = True
     ) -> Found:
-        def error(architecture: Architecture) -> float:
-            return problem.error(trained.leaf_of(architecture), architecture)
-
         sampler: ComplexityShiftSampler = trained.sampler
         low, high = sampler.bins.edges[0], sampler.bins.edges[-1]
         asked = torch.linspace(0, 1, REQUESTS, dtype=torch.float64).tolist()
         answers = (sampler.query(min(high, max(low, low * (high / low) ** share))) for share in asked)
         further = (a for k in range(len(sampler.bins)) for a in sampler.members(k, search.candidates))
-        drawn = dict.fromkeys(a for a in (*answers, *further) if limit is None or limit.allows(a))
-        if not drawn:
-            return search.run(problem.space, error, limit, progress)
-        return Found({a: error(a) for a in itertools.islice(drawn, search.candidates)})
+        return self.among((*answers, *further), problem, trained, search, limit, progress)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
-
 import torch
 
-from ponita.sharing.search import Architecture, Limit
+from ponita.sharing.search import Limit
 from ponita.sharing.search.bilevel import BilevelTrainer
-from ponita.sharing.search.searchers import Found, random_search
+from ponita.sharing.search.searchers import Found
 from ponita.sharing.search.tangle import RelaxationSampler
 from ponita.tasks.search.methods.base import Epochs, Method, Search, Trained
 from ponita.tasks.search.problem import PotentialProblem
@@ -71,13 +69,7 @@ class Tangle(Method):
     def search(
         self, problem: PotentialProblem, trained: Trained, search: Search, limit: Limit | None, progress: bool = True
     ) -> Found:
-        def error(architecture: Architecture) -> float:
-            return problem.error(trained.leaf_of(architecture), architecture)
-
         generator, sampler = torch.Generator().manual_seed(search.seed), trained.sampler
         probs = sampler.probabilities()
-        drawn = (problem.space.sample(generator, probs) for _ in range(100 * search.candidates))
-        proposed = dict.fromkeys(a for a in (sampler.argmax(), *drawn) if limit is None or limit.allows(a))
-        if not proposed:
-            return random_search(problem.space, error, search.candidates, limit, generator, progress)
-        return Found({a: error(a) for a in itertools.islice(proposed, search.candidates)})
+        further = (problem.space.sample(generator, probs) for _ in range(100 * search.candidates))
+        return self.among((sampler.argmax(), *further), problem, trained, search, limit, progress)

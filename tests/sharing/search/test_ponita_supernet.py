@@ -66,7 +66,7 @@ def some(chosen: SearchSpace, number: int = 8) -> list[tuple[int, ...]]:
     return [chosen.smallest(), chosen.largest(), *(chosen.sample(generator) for _ in range(number))]
 
 
-def same(first, second, tolerance=EXACT):
+def assert_same(first, second, tolerance=EXACT):
     for a, b in zip(first, second, strict=True):
         torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
 
@@ -82,8 +82,8 @@ def test_a_path_is_the_network_it_extracts_and_the_mixture_with_all_weight_on_it
         assert type(alone) is Ponita
         values = net.space.decode(architecture)
         assert {name: alone.config[name] for name in values} == values
-        same(sliced, alone(**given), 0)
-        same(sliced, net(**given, path=net.space.onehot(architecture, torch.float64)))
+        assert_same(sliced, alone(**given), 0)
+        assert_same(sliced, net(**given, path=net.space.onehot(architecture, torch.float64)))
         seen.add(sliced.scalars.sum().item())
     assert len(seen) > 6
 
@@ -94,9 +94,9 @@ def test_spline_kernels_are_mixed_on_the_lattice_of_the_largest_cutoff():
     given = inputs(net)
     for architecture in chosen.enumerate():
         sliced, mixed = (net(**given, path=p) for p in (architecture, chosen.onehot(architecture, torch.float64)))
-        same(sliced, net.extract(architecture)(**given), 0)
+        assert_same(sliced, net.extract(architecture)(**given), 0)
         # A network alone has its nodes on the lattice of its own cut-off, another interpolation of the same kernel.
-        same(sliced, mixed, EXACT if architecture[2] == 1 else 2e-2)
+        assert_same(sliced, mixed, EXACT if architecture[2] == 1 else 2e-2)
 
 
 @pytest.mark.parametrize("name", ["R3", "R2xS1", "cloud", "product"])
@@ -112,8 +112,8 @@ def test_networks_of_every_space_nest(name):
     given = {**inputs(net), "pos": POS[:, : net.network.space.dim], "edge_index": edges}
     for architecture in net.space.enumerate():
         sliced = net(**given, path=architecture)
-        same(sliced, net.extract(architecture)(**given), 0)
-        same(sliced, net(**given, path=net.space.onehot(architecture, torch.float64)))
+        assert_same(sliced, net.extract(architecture)(**given), 0)
+        assert_same(sliced, net(**given, path=net.space.onehot(architecture, torch.float64)))
 
 
 def test_numbers_of_weights_are_those_of_the_networks():
@@ -215,7 +215,7 @@ def test_features_of_the_blocks_are_shown():
     for architecture in some(net.space, 3):
         values = net.space.decode(architecture)
         output, taps = net.taps(**inputs(net), path=architecture)
-        same(output, net(**inputs(net), path=architecture), 0)
+        assert_same(output, net(**inputs(net), path=architecture), 0)
         assert len(taps) == values["num_layers"]
         shape = (7, values["num_orientations"], values["hidden_channels"])
         assert all(tap[name].shape == shape for tap in taps for name in "SFU")
@@ -228,9 +228,9 @@ def test_a_path_stays_active_inside_and_not_outside():
     small = net.space.smallest()
     largest = net(**inputs(net))
     with pytest.raises(RuntimeError, match="stop"), net.activate(small):
-        same(net(**inputs(net)), net(**inputs(net), path=small), 0)
+        assert_same(net(**inputs(net)), net(**inputs(net), path=small), 0)
         raise RuntimeError("stop")
-    same(net(**inputs(net)), largest, 0)
+    assert_same(net(**inputs(net)), largest, 0)
 
 
 def test_weights_changed_in_place_are_seen_by_every_path():
@@ -241,7 +241,7 @@ def test_weights_changed_in_place_are_seen_by_every_path():
         net.network.basis.linear_2.weight[0, 0] += 0.5
     after = net(**inputs(net), path=path).scalars
     assert not torch.equal(before, after)
-    same((after,), (net.extract(path)(**inputs(net)).scalars,), 0)
+    assert_same((after,), (net.extract(path)(**inputs(net)).scalars,), 0)
 
 
 def potential(chosen: SearchSpace | None = None, **fixed: object) -> Potential:
@@ -263,10 +263,10 @@ def test_a_potential_of_a_supernet_is_extracted_saved_and_loaded(tmp_path):
         with model.network.activate(architecture):
             found = model.energy_forces(POS, NUMBERS, batch=BATCH)
         alone = extract_potential(model, architecture)
-        same(found, alone.energy_forces(POS, NUMBERS, batch=BATCH), 1e-12)
+        assert_same(found, alone.energy_forces(POS, NUMBERS, batch=BATCH), 1e-12)
         save(alone, tmp_path / "alone.ckpt")
         loaded = load(tmp_path / "alone.ckpt")
-        same(loaded.energy_forces(POS, NUMBERS, batch=BATCH), found, 1e-12)
+        assert_same(loaded.energy_forces(POS, NUMBERS, batch=BATCH), found, 1e-12)
     with pytest.raises(ValueError, match="extract_potential"):
         save(model, tmp_path / "supernet.ckpt")
 
@@ -349,6 +349,6 @@ def test_a_restricted_supernet_takes_no_other_paths():
     with pytest.raises(ValueError, match="is not in the space"):
         net(**inputs(net), path=(1,) * 7)
     path = net.space.largest()
-    same(net(**inputs(net)), net.extract(path)(**inputs(net)), 0)
+    assert_same(net(**inputs(net)), net.extract(path)(**inputs(net)), 0)
     calibrate_supernet(net, inputs(net))
     assert bool(net.calibrated) and net.path == path and (1,) * 7 not in net.space
