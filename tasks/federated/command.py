@@ -41,6 +41,11 @@ def main(args: Sequence[str]) -> None:
     unknown = [server for server in config.servers if server not in SERVERS]
     if unknown or not config.servers:
         raise ValueError(f"servers {unknown or 'none'}; expected some of {list(SERVERS)}.")
+    if config.rounds < 1 or config.every < 1 or not config.server_lr > 0:
+        raise ValueError(
+            f"rounds={config.rounds}, every={config.every}, server_lr={config.server_lr}; expected at least 1 of the first two, and "
+            "a positive step."
+        )
     torch.set_num_threads(config.threads)
     problem.setup()
     folder = Path(config.run_dir) if config.run_dir else runs.choose(name, None, None, "fit")

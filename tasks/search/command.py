@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from jsonargparse import ArgumentParser
 
-from ponita.sharing.search import Limit
+from ponita.sharing.search import Limit, exhaustive_search, extract_potential
 from ponita.tasks import runs
 from ponita.tasks.arguments import parse_configured
 from ponita.tasks.search.methods.base import Method, Search
@@ -41,6 +41,8 @@ def main(args: Sequence[str]) -> None:
     folder = runs.choose(name, config.run_dir, None, "fit")
     problem, method = made.problem, made.method
     problem.setup()
+    if config.limit_ms is not None:
+        _check_limit(problem, config.limit_ms)
     folder.mkdir(parents=True, exist_ok=True)
     parser.save(config, folder / "config.yaml", skip_check=True, overwrite=True)
     trained = method.train(problem, config.progress)
@@ -50,6 +52,14 @@ def main(args: Sequence[str]) -> None:
     print(
         f"\n{write_results(folder, problem, trained, found, latency, limit)}\n\neverything of this search is in {folder}"
     )
+
+
+def _check_limit(problem: PotentialProblem, limit_ms: float) -> None:
+    """Raise ValueError before the training for a limit that even the smallest network does not meet."""
+    task = problem.new_task()
+    latency = problem.latency(lambda architecture: extract_potential(task.model, architecture))
+    least = problem.space.restrict(**{name: [indices[0]] for name, indices in problem.space.allowed.items()})
+    exhaustive_search(least, lambda architecture: 0.0, Limit(latency, limit_ms))
 
 
 def _parser() -> ArgumentParser:
