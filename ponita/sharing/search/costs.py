@@ -78,7 +78,7 @@ class Latency:
     Args:
         extract: makes the network of an architecture.
         run: evaluates a network, as it will be used.
-        repeats: of which the least counts, since whatever else the machine does only adds; one before is thrown away.
+        repeats: of which the least counts, since whatever else the machine does, and a first time, only add.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Latency:
     def __call__(self, architecture: Architecture) -> float:
         if architecture not in self.measured:
             network = self.extract(architecture).eval().requires_grad_(False)
-            self.measured[architecture] = min([self._once(network) for _ in range(self.repeats + 1)][1:])
+            self.measured[architecture] = min(self._once(network) for _ in range(self.repeats))
         return self.measured[architecture]
 
     def _once(self, network: nn.Module) -> float:

@@ -175,6 +175,11 @@ def test_herding_is_ranked_and_near_the_mean():
     assert chosen[0] == best and len(herd(features[:5], 20)) == 5
 
 
+def test_a_sample_is_chosen_once_even_where_it_is_the_mean_itself():
+    assert herd(torch.tensor([[1.0, 0.5], [1.0, 0.0], [1.0, -0.5]]), 3)[0] == 1
+    assert sorted(herd(torch.tensor([[1.0, 0.5], [1.0, 0.0], [1.0, -0.5]]), 3)) == [0, 1, 2]
+
+
 def test_herding_does_not_depend_on_how_clouds_are_turned():
     torch.manual_seed(0)
     net = Ponita(1, hidden_channels=8, basis_channels=8, num_layers=2, num_orientations=12, out_channels=6).double()

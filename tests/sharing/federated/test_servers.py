@@ -151,6 +151,8 @@ def test_averages_by_hand():
     assert found["Mifa"] == [1 + 2.0, 2 + 3.0]
     assert found["FedVarp"] == pytest.approx([1 + 4 + 1.0, 2 + 4 + 2.0])
     assert found["FedAU"] == pytest.approx([1 + 0.4, 2 + 0.4])
+    again = next(server for server in by_hand if isinstance(server, FedVarp))
+    assert again.step(start, {"a": update(2.0, 2.0)})["w"].tolist() == pytest.approx([1 - 2 + 2.0, 2 + 2 + 3.0])
 
 
 def test_a_round_without_replies_changes_nothing_but_the_gaps():
