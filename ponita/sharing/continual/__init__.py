@@ -1,9 +1,10 @@
 """Learning one thing after another: exclusive supermasks when the task is known, weight aligning when it is not."""
 
+from ponita.sharing.continual.bank import SupermaskBank, attach_supermasks
 from ponita.sharing.continual.exemplars import ExemplarMemory, herd
 from ponita.sharing.continual.knn_transfer import KnnTransfer
 from ponita.sharing.continual.learning import check_optimizer, learn_task
-from ponita.sharing.continual.supermask import SupermaskBank, TopKMask, attach_supermasks
+from ponita.sharing.continual.supermask import TopKMask
 from ponita.sharing.continual.weight_aligning import (
     AlignConfig,
     AlignReport,

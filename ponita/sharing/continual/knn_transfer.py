@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ponita.sharing.continual.supermask import SupermaskBank
+from ponita.sharing.continual.bank import SupermaskBank
 
 #: From inputs to the features [G, d] in front of the last layer, on the task that is set.
 Features = Callable[[Tensor], Tensor]

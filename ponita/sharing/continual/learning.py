@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import torch
 
+from ponita.sharing.continual.bank import SupermaskBank
 from ponita.sharing.continual.knn_transfer import Choice, start_from
-from ponita.sharing.continual.supermask import SupermaskBank
 
 MODES = ("exssnet", "ssnet", "supsup")
 #: Trains what requires a gradient, in the phase "score" or "weight": with an optimiser of its own and no weight decay.

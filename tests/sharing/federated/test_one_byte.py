@@ -183,9 +183,11 @@ def test_slopes_are_right_on_average():
     total, number = torch.zeros(6, dtype=torch.float64), 6000
     for step in range(number):
         made.time = step
-        z = made.directions(step, 0, 0)["theta"]
-        ahead, behind = (made._loss(lambda p: 0.5 * (matrix.T @ p["theta"]).square().sum(), 0, s) for s in (1.0, -1.0))
-        total += (ahead - behind) / (2 * made.eps) * z / number
+        z = made.directions(step, 0, 0)
+        ahead, behind = (
+            made._loss(lambda p: 0.5 * (matrix.T @ p["theta"]).square().sum(), z, sign) for sign in (1.0, -1.0)
+        )
+        total += (ahead - behind) / (2 * made.eps) * z["theta"] / number
     assert float((total - gradient).norm() / gradient.norm()) < 3 * math.sqrt(6 / number)
 
 

@@ -98,7 +98,8 @@ class OneByteSPSA(torch.optim.Optimizer):
             raise ValueError(f"{len(each)} closures; expected samples={self.samples}.")
         losses, mine = [], []
         for sample, closure in enumerate(each):
-            ahead, behind = (self._loss(closure, sample, sign) for sign in (1.0, -1.0))
+            z = self.directions(self.time, self.machine, sample)
+            ahead, behind = (self._loss(closure, z, sign) for sign in (1.0, -1.0))
             losses.append((ahead + behind) / 2)
             chance = float(torch.rand((), generator=self.chance))
             mine.append(self.codec.encode((ahead - behind) / (2 * self.eps), chance))
@@ -147,9 +148,8 @@ class OneByteSPSA(torch.optim.Optimizer):
             for index, (name, p) in enumerate(self.named.items())
         }
 
-    def _loss(self, closure: Closure, sample: int, sign: float) -> float:
+    def _loss(self, closure: Closure, z: dict[str, Tensor], sign: float) -> float:
         # The weights themselves are not touched: adding and subtracting would not give them back.
-        z = self.directions(self.time, self.machine, sample)
         return float(closure({name: p + sign * self.eps * z[name] for name, p in self.named.items()}).detach())
 
     @torch.no_grad()
