@@ -69,7 +69,7 @@ def path_probabilities(sampler: ImportanceSampler) -> torch.Tensor:
     return torch.tensor([sampler.probability(path) for path in sampler.space.enumerate()], dtype=torch.float64)
 
 
-# 3(e)1: the exact variance of paths
+# the exact variance of paths
 
 
 def test_path_gradients_are_those_of_a_backward_pass(trained, gradients):
@@ -104,7 +104,7 @@ def test_paths_by_their_norms_have_the_least_variance_and_factorised_ones_less_t
     assert best < middle < uniform
 
 
-# 3(e)2: data
+# data
 
 
 def test_output_gradients_of_cross_entropy_are_softmax_minus_one_hot():
@@ -143,7 +143,7 @@ def test_output_gradients_rank_samples_as_gradients_of_the_weights_do_and_lower_
     assert sampling_variance(each, proxy / proxy.sum()) < 0.8 * sampling_variance(each, uniform)
 
 
-# 3(e)3: no bias
+# no bias
 
 
 @pytest.mark.parametrize("allowed", [{}, {"basis": [0, 3], "hidden": [1]}])
