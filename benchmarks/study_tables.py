@@ -71,11 +71,29 @@ def search_ranking(record: Record) -> Iterator[str | Rows]:
         "The 108 networks of `ponita.sharing.search.testbed`, each also trained alone; Kendall's tau of the scores that a supernet gives them "
         f"with the truth, and by how much the network that it likes best lies above the best (mean and deviation of {seeds} seeds, "
         f"{first['steps']} forward passes of weights each). The ceiling, the truth of one half of its seeds against the other, is "
-        f"{record['ceiling']:.3f}; size alone has {first['tau_cost']:.3f}, a random network a regret of {first['random_regret']:.3f}.\n"
+        f"{record['ceiling']:.3f}; size alone has {first['tau_cost']:.3f}, a random network a regret of {first['random_regret']:.3f}. Worst bin: "
+        "the largest, over five bins of the size, of the least validation loss with the weights of the supernet.\n"
     )
-    rows = [("training", "tau", "regret")]
+    rows = [("training", "tau", "regret", "worst bin")]
     for name, found in record["search_ranking"].items():
-        rows.append((name, *(f"{mean(found[key]):.3f} ± {stdev(found[key]):.3f}" for key in ("tau", "regret"))))
+        measured = (found.get(key) for key in ("tau", "regret", "worst_bin"))
+        rows.append((name, *("" if v is None else f"{mean(v):.3f} ± {stdev(v):.3f}" for v in measured)))
+    yield rows
+
+
+def search_distillation(record: Record) -> Iterator[str | Rows]:
+    """Whether supernets of parts of a space learn a teacher's relations better than one of all."""
+    yield (
+        "Ethanol: relation losses of AutoDistil on structures that nothing was trained on, means over the networks of each part of the space, times a "
+        f"thousand. A supernet of the whole space has {record['steps']} steps, those of the parts as many each, or all together. Spearman: rank "
+        "correlation of that loss, which needs no labels, with the error of a ridge regression of energies on the features.\n"
+    )
+    first = record["search_distillation"][0]
+    rows = [("seed", "training", *(f"part {k + 1}" for k in range(len(first["parts"]))), "Spearman")]
+    for row in record["search_distillation"]:
+        for name in (key for key in row if "supernet" in key):
+            rank = f"{row['spearman']:.2f}" if name == "one supernet" else ""
+            rows.append((str(row["seed"]), name, *(f"{1e3 * loss:.3f}" for loss in row[name]), rank))
     yield rows
 
 
@@ -102,5 +120,6 @@ STUDIES = {
     "finetune": finetune,
     "energy_weights": energy_weights,
     "search_ranking": search_ranking,
+    "search_distillation": search_distillation,
     "search_study": search_study,
 }

@@ -53,7 +53,7 @@ class AutoDistil(Method):
         self.heads, self.n_random = heads, n_random
 
     def train(self, problem: PotentialProblem, progress: bool = True) -> Trained:
-        teacher = self._teacher(problem, progress)
+        teacher = self.teacher(problem, progress)
         spaces = partition_by_cost(problem.space, self.parts, problem.flops)
         tasks = [problem.new_task(space) for space in spaces]
         alone = supernet_of(teacher).extract(problem.space.largest())
@@ -83,7 +83,7 @@ class AutoDistil(Method):
         )
         return trained
 
-    def _teacher(self, problem: PotentialProblem, progress: bool) -> EnergyForceTask:
+    def teacher(self, problem: PotentialProblem, progress: bool) -> EnergyForceTask:
         """The largest network alone, with labels."""
         options = zip(problem.space, problem.space.largest(), strict=True)
         space = problem.space.restrict(**{name: [option] for name, option in options})
