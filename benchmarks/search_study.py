@@ -100,7 +100,7 @@ def methods(scale: float) -> dict[str, Method]:
         "PA&DA": PaDa(epochs=epochs(38)),
         "gradient matching": GradientMatching([epochs(10)], epochs=epochs(24)),
         "ShiftNAS": Shift(epochs=epochs(14)),
-        "AutoDistil": AutoDistil(teacher_epochs=epochs(12), distill_epochs=epochs(3), epochs=epochs(3)),
+        "AutoDistil": AutoDistil(teacher_epochs=epochs(7), distill_epochs=epochs(2), epochs=epochs(2)),
     }
 
 
