@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
+from sharing_tables import SECTIONS
 from study_tables import STUDIES
 
 from ponita.tasks.bench.scaling import departure, departure_from_line
@@ -279,11 +280,12 @@ def _potentials(name: str, record: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _studies(name: str, record: Mapping[str, Any]) -> Iterator[str]:
-    for key in STUDIES.keys() & record.keys():
+    sections = STUDIES | SECTIONS
+    for key in sections.keys() & record.keys():
         machine = record["machine"]
         yield f"## {name}\n"
         yield f"`{record['command']}`; {machine['cpu']}, {machine['threads']} thread(s).\n"
-        yield from (part if isinstance(part, str) else markdown(part) for part in STUDIES[key](record))
+        yield from (part if isinstance(part, str) else markdown(part) for part in sections[key](record))
 
 
 def _superpixels(name: str, record: Mapping[str, Any]) -> Iterator[str]:

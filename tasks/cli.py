@@ -26,6 +26,7 @@ commands:
   federate   train a potential in labs that keep their data and come and go
   export     write a trained potential for LAMMPS, through metatomic
   md         molecular dynamics with a trained potential
+  onebyte    adapt a potential on machines that keep their data and send single bytes
   relax      relax a structure with a trained potential
   sample     make molecules with a trained generator
   search     find networks of a space of sizes by accuracy and latency
@@ -40,6 +41,7 @@ ponita <command> --help lists the options. Set PONITA_DEBUG=1 to see where an er
 #: Commands that are not those of Lightning, with the folder of each.
 COMMANDS = {name: name for name in ("bench", "data", "ensemble", "export", "md", "relax", "search")} | {
     "federate": "federated",
+    "onebyte": "one_byte",
     "sample": "diffusion",
 }
 #: Packages that another extra than "tasks" installs.

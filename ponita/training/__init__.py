@@ -2,13 +2,14 @@
 
 from ponita.training.finite import LossWatch, NonFiniteLossError
 from ponita.training.losses import LossWeights, energy_force_loss, structure_losses
-from ponita.training.optim import OptimizerConfig, parameter_groups, warmup_cosine
+from ponita.training.optim import OptimizerConfig, cosine_factor, parameter_groups, warmup_cosine
 
 __all__ = [
     "LossWatch",
     "LossWeights",
     "NonFiniteLossError",
     "OptimizerConfig",
+    "cosine_factor",
     "energy_force_loss",
     "parameter_groups",
     "structure_losses",

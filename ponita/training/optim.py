@@ -38,19 +38,26 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict]:
     ]
 
 
+def cosine_factor(step: float, total_steps: float, warmup_steps: float = 0.0) -> float:
+    """Half a cosine from 1 to 0, times a linear warm-up. The first step of a warm-up is not at zero.
+
+    Args:
+        step: from 0.
+        total_steps: length of the training.
+        warmup_steps: length of the warm-up.
+    """
+    warm = min(1.0, (step + 1) / warmup_steps) if warmup_steps > 0 else 1.0
+    return 0.5 * (1 + math.cos(math.pi * min(step / total_steps, 1.0))) * warm
+
+
 def warmup_cosine(
     optimizer: torch.optim.Optimizer, warmup_steps: float, total_steps: int
 ) -> torch.optim.lr_scheduler.LambdaLR:
-    """Half a cosine from the full rate to zero, times a linear warm-up; stepped after every batch.
+    """The schedule of `cosine_factor`, stepped after every batch.
 
     Args:
         optimizer: whose rates to scale.
-        warmup_steps: length of the warm-up. The first step is not at rate zero.
+        warmup_steps: length of the warm-up.
         total_steps: length of the training.
     """
-
-    def factor(step: int) -> float:
-        warm = min(1.0, (step + 1) / warmup_steps) if warmup_steps > 0 else 1.0
-        return 0.5 * (1 + math.cos(math.pi * min(step / total_steps, 1.0))) * warm
-
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine_factor(step, total_steps, warmup_steps))

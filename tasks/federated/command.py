@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from jsonargparse import ArgumentParser, Namespace
@@ -14,6 +16,7 @@ from ponita.tasks.arguments import parse_configured
 from ponita.tasks.federated.federate import SERVERS, Federation, federate, make_server
 from ponita.tasks.federated.problem import FederatedPotential, load
 from ponita.tasks.pictures import figure, format_table
+from ponita.tasks.potential import EnergyForceTask
 
 DESCRIPTION = (
     """Train a potential in labs that keep their configurations and are not always there, with one or more servers."""
@@ -35,6 +38,24 @@ def main(args: Sequence[str]) -> None:
     Raises:
         ValueError: for options that do not fit.
     """
+    parser, config, name, problem = configured(args)
+    problem.setup()
+    folder = Path(config.run_dir) if config.run_dir else runs.choose(name, None, None, "fit")
+    folder.mkdir(parents=True, exist_ok=True)
+    parser.save(config, folder / "config.yaml", skip_check=True, overwrite=True)
+    found = {server: _run(problem, server, config, folder) for server in config.servers}
+    print(f"\n{write_results(problem, found, folder)}\n\neverything of this federation is in {folder}")
+
+
+def configured(args: Sequence[str]) -> tuple[ArgumentParser, Namespace, str, FederatedPotential]:
+    """Parser, options, name of the configuration and problem of a command line; torch gets the number of its threads.
+
+    Args:
+        args: the words after `ponita federate`.
+
+    Raises:
+        ValueError: for options that do not fit.
+    """
     parser = _parser()
     config, name = parse_configured(parser, list(args), "federated")
     problem: FederatedPotential = parser.instantiate_classes(config).problem
@@ -47,45 +68,63 @@ def main(args: Sequence[str]) -> None:
             "a positive step."
         )
     torch.set_num_threads(config.threads)
-    problem.setup()
-    folder = Path(config.run_dir) if config.run_dir else runs.choose(name, None, None, "fit")
-    folder.mkdir(parents=True, exist_ok=True)
-    parser.save(config, folder / "config.yaml", skip_check=True, overwrite=True)
-    found = {server: _run(problem, server, config, folder) for server in config.servers}
-    report = _report(problem, found)
-    (folder / "report.txt").write_text(report + "\n", encoding="utf-8")
-    draw_errors(folder / "errors.png", found)
-    print(f"\n{report}\n\neverything of this federation is in {folder}")
+    return parser, config, name, problem
 
 
 def _run(problem: FederatedPotential, name: str, config: Namespace, folder: Path) -> Federation:
     task = problem.new_task()
     server = make_server(name, problem, config.server_lr, config.cutoff)
     run = federate(problem, name, server, config.rounds, task, folder / f"{name}.pt", config.every, config.progress)
-    load(task, run.state)
-    save(task.model, folder / f"{name}.ckpt")
+    save_potential(task, run, folder / f"{name}.ckpt")
     return run
 
 
-def _report(problem: FederatedPotential, found: dict[str, Federation]) -> str:
-    task = problem.new_task()
-    first, last = problem.labs[0], problem.labs[-1]
-    rows = [
-        (
-            "server",
-            "rounds",
-            "test (meV/Å)",
-            f"{first} (p={problem.rates[first]:.2f})",
-            f"{last} (p={problem.rates[last]:.2f})",
-            "rejected",
-        )
-    ]
+def save_potential(task: EnergyForceTask, run: Federation, path: Path) -> None:
+    """Write the potential of a federation to a checkpoint."""
+    load(task, run.state)
+    save(task.model, path)
+
+
+def write_results(problem: FederatedPotential, found: dict[str, Federation], folder: Path) -> str:
+    """Write the table and the picture of federations, and the numbers behind them.
+
+    Args:
+        problem: with the labs.
+        found: the federations, by name of the server.
+        folder: for report.txt, errors.png and results.json.
+
+    Returns:
+        The table.
+    """
+    results = measured(problem, found)
+    report = _report(problem, results)
+    (folder / "report.txt").write_text(report + "\n", encoding="utf-8")
+    (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    draw_errors(folder / "errors.png", found)
+    return report
+
+
+def measured(problem: FederatedPotential, found: dict[str, Federation]) -> dict[str, dict[str, Any]]:
+    """Of each server: force errors (meV/Å) of the test set and of some structures of every lab, and those of the validation set by round."""
+    task, results = problem.new_task(), {}
     for name, run in found.items():
-        errors = [
-            problem.error(task, run.state, "test"),
-            *(problem.error_of_lab(task, run.state, lab) for lab in (first, last)),
-        ]
-        rows.append((name, str(run.rounds), *(f"{error:.1f}" for error in errors), str(len(run.absent))))
+        results[name] = {
+            "rounds": run.rounds,
+            "test": problem.error(task, run.state, "test"),
+            "labs": {lab: problem.error_of_lab(task, run.state, lab) for lab in problem.labs},
+            "rates": dict(problem.rates),
+            "rejected": len(run.absent),
+            "valid": run.errors,
+        }
+    return results
+
+
+def _report(problem: FederatedPotential, results: dict[str, dict[str, Any]]) -> str:
+    ends = problem.labs[0], problem.labs[-1]
+    rows = [("server", "rounds", "test (meV/Å)", *(f"{lab} (p={problem.rates[lab]:.2f})" for lab in ends), "rejected")]
+    for name, one in results.items():
+        errors = (one["test"], *(one["labs"][lab] for lab in ends))
+        rows.append((name, str(one["rounds"]), *(f"{error:.1f}" for error in errors), str(one["rejected"])))
     counts = sorted({len(rows) for rows in problem.rows.values()})
     title = f"{len(problem.labs)} labs of {counts[0]} to {counts[-1]} structures, sorted by energy; force errors of their common potential."
     return f"{title}\n\n{format_table(rows)}"

@@ -34,6 +34,16 @@ class Federation:
     errors: list[tuple[int, float]] = field(default_factory=list)
     absent: list[tuple[int, str]] = field(default_factory=list)
 
+    def end_round(self, state: State, server: Server) -> None:
+        """Enter a round that the server has averaged."""
+        self.state = state
+        self.absent += [(self.rounds, lab) for lab in server.rejected]
+        self.rounds += 1
+
+    def validate(self, problem: FederatedPotential, task: EnergyForceTask) -> None:
+        """Enter the error of the validation set."""
+        self.errors.append((self.rounds, problem.error(task, self.state, "valid")))
+
 
 def make_server(name: str, problem: FederatedPotential, server_lr: float, cutoff: int | None) -> Server:
     """A server by its name.
@@ -73,7 +83,7 @@ def federate(
         every: rounds between two validations and checkpoints.
         progress: show a progress bar.
     """
-    run, pattern = _begin(task, server, path), problem.participation()
+    run, pattern = begin(task, server, path), problem.participation()
     for _ in range(run.rounds):
         pattern.round()  # so that the rounds to come are those of a run that was not stopped
     bar = tqdm(
@@ -82,16 +92,21 @@ def federate(
     for number in bar:
         present = set(problem.labs) if name == "full" else pattern.round()
         updates = {lab: problem.local_update(task, run.state, lab, number) for lab in sorted(present)}
-        run.state = server.step(run.state, updates)
-        run.absent += [(number, lab) for lab in server.rejected]
-        run.rounds = number + 1
+        run.end_round(server.step(run.state, updates), server)
         if run.rounds % every == 0 or run.rounds == rounds:
-            run.errors.append((run.rounds, problem.error(task, run.state, "valid")))
-            _keep(run, server, path)
+            run.validate(problem, task)
+            keep(run, server, path)
     return run
 
 
-def _begin(task: EnergyForceTask, server: Server, path: Path | None) -> Federation:
+def begin(task: EnergyForceTask, server: Server, path: Path | None) -> Federation:
+    """A federation in its first state, or the one that a file has.
+
+    Args:
+        task: of the first state.
+        server: gets what it knew of the labs.
+        path: checkpoint, if there is one.
+    """
     if path is None or not path.is_file():
         return Federation(state_of(task))
     stored: dict[str, Any] = torch.load(path, weights_only=True)
@@ -99,7 +114,8 @@ def _begin(task: EnergyForceTask, server: Server, path: Path | None) -> Federati
     return Federation(stored["state"], stored["rounds"], stored["errors"], stored["absent"])
 
 
-def _keep(run: Federation, server: Server, path: Path | None) -> None:
+def keep(run: Federation, server: Server, path: Path | None) -> None:
+    """Write the checkpoint of a federation, if it is to have one."""
     if path is None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -27,19 +27,20 @@ class FederatedPotential:
     """One potential for labs whose data differ in content, and whose participation goes with the content.
 
     The training set is sorted by energy and divided evenly: the first lab holds the calmest configurations, the last one the most
-    distorted. Rates of participation rise with it, so an average over those who are present knows too little of calm
-    configurations. All labs begin with the same weights, normalised and calibrated once, and their shift and scale are the
-    server's.
+    distorted. Rates of participation go with that, so an average over those who are present knows too little of what is rare. All
+    labs begin with the same weights, normalised and calibrated once, and their shift and scale are the server's.
 
     Args:
         network: arguments of `Ponita`.
         elements: atomic numbers of the data, in the order of the network's channels.
         data: with energies and forces of every structure.
         labs: N.
-        rates: least and greatest rate of participation.
+        rates: of participation, of the calmest lab and of the most distorted one; those between are spread evenly.
         pattern: "bernoulli", "markov" or "cyclic".
         local_steps: of a lab in a round.
         local_lr: learning rate of a lab (Adam, begun anew in each round).
+        decay_rounds: rounds after which it is half of that, as 1 / (1 + round / decay_rounds); none for a constant one. The noise of
+            labs that come and go dies with it, and what is left is the bias of an average.
         loss_weights: of energies and forces.
         seed: of weights, data order, rotations and participation.
 
@@ -57,17 +58,21 @@ class FederatedPotential:
         pattern: str = "bernoulli",
         local_steps: int = 5,
         local_lr: float = 2e-3,
+        decay_rounds: int | None = None,
         loss_weights: LossWeights = LossWeights(),  # noqa: B008  (a dataclass default is how the CLI knows the keys)
         seed: int = 0,
     ) -> None:
         if pattern not in PATTERNS:
             raise ValueError(f"pattern={pattern!r}; expected one of {list(PATTERNS)}.")
-        if labs < 2 or local_steps < 1 or not 0 < rates[0] <= rates[1] <= 1:
+        if labs < 2 or local_steps < 1 or not all(0 < rate <= 1 for rate in rates):
             raise ValueError(
                 f"labs={labs}, local_steps={local_steps}, rates={rates}; expected two labs or more, a step, and rates above 0 and at most 1."
             )
         self.network, self.elements, self.data = {"in_channels": len(elements), **network}, elements, data
-        self.local_steps, self.local_lr, self.loss_weights = local_steps, local_lr, loss_weights
+        if decay_rounds is not None and decay_rounds < 1:
+            raise ValueError(f"decay_rounds={decay_rounds}; expected at least 1, or null for a constant learning rate.")
+        self.local_steps, self.local_lr, self.decay_rounds = local_steps, local_lr, decay_rounds
+        self.loss_weights = loss_weights
         self.pattern, self.seed = pattern, seed
         self.labs = [f"lab-{number + 1:02d}" for number in range(labs)]
         spread = torch.linspace(*rates, labs, dtype=torch.float64).tolist()
@@ -106,19 +111,31 @@ class FederatedPotential:
         """The pattern, from its first round."""
         return PATTERNS[self.pattern](self.rates, self.seed)
 
+    def present(self, round_: int) -> set[str]:
+        """Names of the labs that take part in a round, for one who does not follow `participation` from the first.
+
+        Args:
+            round_: number of the round, from 0.
+        """
+        pattern = self.participation()
+        for _ in range(round_):
+            pattern.round()
+        return pattern.round()
+
     def local_update(self, task: EnergyForceTask, state: State, lab: str, round_: int) -> State:
         """What a lab sends after its steps: new state minus old, of the floating-point parameters.
 
         Args:
-            task: used for the computation; its weights are overwritten.
+            task: used for the computation; afterwards it has the weights of the lab.
             state: of the server.
             lab: its name.
-            round_: number of the round.
+            round_: number of the round, from 0.
         """
         load(task, state)
         key = 100_003 * self.seed + 1009 * round_ + self.labs.index(lab)
         generator = torch.Generator().manual_seed(key)
-        optimizer = torch.optim.Adam(task.model.parameters(), lr=self.local_lr)
+        decay = 1.0 if self.decay_rounds is None else 1 / (1 + round_ / self.decay_rounds)
+        optimizer = torch.optim.Adam(task.model.parameters(), lr=decay * self.local_lr)
         rows, size = self.rows[lab], self.data.batch_size
         drawn = rows[torch.randint(len(rows), (self.local_steps * size,), generator=generator)]
         for batch in rotated_batches(self.data.sets["train"], drawn, size, generator):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ class FineTuneTask(PotentialTask):
     def prepare(self, first_batch: Batch) -> None:
         data = self.trainer.datamodule
         check_labels(gather(data.sets["train"].parts(), self.potential), self.loss_weights)
-        self.references = self._correct_references()
+        self.references = self.correct_references_on(data.batches("train"))
 
     @rank_zero_only
     def on_fit_start(self) -> None:
@@ -117,11 +118,15 @@ class FineTuneTask(PotentialTask):
         return {name for name, parameter in self.named_parameters() if not parameter.requires_grad}
 
     @torch.no_grad()
-    def _correct_references(self) -> dict[str, References]:
-        """Change the reference energies by what the potential leaves over on the training set."""
+    def correct_references_on(self, batches: Iterable[Batch]) -> dict[str, References]:
+        """Change the reference energies by what the potential leaves over, by least squares.
+
+        Args:
+            batches: structures with energies, such as all of a training set.
+        """
         training = self.model.training
         self.model.eval()
-        parts = [self._left_over(batch) for batch in self.trainer.datamodule.batches("train")]
+        parts = [self._left_over(batch) for batch in batches]
         self.model.train(training)
         return correct_references(self.potential, *(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 

@@ -13,7 +13,7 @@ from ponita.data import collate
 from ponita.geometry import random_rotations
 from ponita.models import EnergyForces
 from ponita.tasks.potential.metrics import MILLI
-from ponita.tasks.potential.task import EnergyForceTask, rotate_structures
+from ponita.tasks.potential.task import PotentialTask, rotate_structures
 from ponita.training import structure_losses
 
 
@@ -34,15 +34,31 @@ def rotated_batches(
         yield rotate_structures(batch, turns)
 
 
-def batch_losses(task: EnergyForceTask, batch: Batch) -> tuple[Tensor, EnergyForces]:
-    """[G] loss of each structure, with its gradient, and what was predicted."""
-    predicted = task(batch, create_graph=True)
+def parts_by_energy(dataset: Dataset, parts: int) -> list[Tensor]:
+    """Rows of a training set in even parts: the first part holds the structures of lowest energy, the last those of highest.
+
+    Args:
+        dataset: of structures of one composition with energies.
+        parts: how many.
+
+    Raises:
+        ValueError: for fewer structures than parts.
+    """
+    if len(dataset) < parts:
+        raise ValueError(f"{len(dataset)} training structures for {parts} parts; expected one for each at least.")
+    energies = torch.cat([dataset[row].energy for row in range(len(dataset))])
+    return list(energies.argsort(stable=True).tensor_split(parts))
+
+
+def batch_losses(task: PotentialTask, batch: Batch, create_graph: bool = True) -> tuple[Tensor, EnergyForces]:
+    """[G] loss of each structure, with its gradient where the graph is kept, and what was predicted."""
+    predicted = task(batch, create_graph=create_graph)
     labels = EnergyForces(batch.energy, batch.forces)
     counts, scale = batch.ptr.diff(), task.potential.scale
     return structure_losses(predicted, labels, scale, task.loss_weights, batch.batch, counts), predicted
 
 
-def force_error(task: EnergyForceTask, batches: Iterable[Batch]) -> float:
+def force_error(task: PotentialTask, batches: Iterable[Batch]) -> float:
     """Mean absolute error of force components, meV/Å."""
     total, count = 0.0, 0
     for batch in batches:

@@ -42,10 +42,10 @@ def loss(model: nn.Module, machine: int):
     return lambda params: nn.functional.mse_loss(torch.func.functional_call(model, params, (x,)), y)
 
 
-def spsa(model: nn.Module, machine: int, **options: object) -> OneByteSPSA:
+def spsa(net: nn.Module, machine: int, **options: object) -> OneByteSPSA:
     """As all processes have it."""
     settings = {"lr": 1e-2, "samples": SAMPLES, "run": 7, "machine": machine, "seed": machine, **options}
-    return OneByteSPSA(model.named_parameters(), **settings)
+    return OneByteSPSA(net.named_parameters(), **settings)
 
 
 def collective(rank: int, folder: Path, steps: int, noise: str) -> None:
@@ -71,8 +71,7 @@ def through_a_store(rank: int, folder: Path, steps: int, dies_at: int) -> None:
     transport = StoreTransport(store, rank, range(WORLD), patience=1.0)
     model = network()
     made = spsa(model, rank, transport=transport, log=ByteLog(folder / f"{rank}.log"))
-    while (messages := transport.missed(made.time)) is not None:
-        made.apply(made.time, messages)
+    made.replay(transport.since(made.time))
     while made.time < steps:
         if made.time == dies_at and not (folder / f"{rank}.died").exists():
             (folder / f"{rank}.died").write_text("")

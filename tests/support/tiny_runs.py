@@ -52,15 +52,16 @@ SUPERPIXEL = [
 ]
 
 
-def write_springs(root: Path, num_frames: int = 50, molecule: str = "ethanol") -> Path:
+def write_springs(root: Path, num_frames: int = 50, molecule: str = "ethanol", seed: int = 0) -> Path:
     """A molecule of five atoms on springs in the layout of the rMD17 archive: 30 training and 20 test frames.
 
     Args:
         root: folder to write to.
         num_frames: frames in all.
         molecule: the name that it goes under.
+        seed: of its shape and its frames.
     """
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     rest = 1.2 * torch.randn(len(NUMBERS), 3, generator=generator, dtype=torch.float64)
     pos = rest + 0.1 * torch.randn(num_frames, len(NUMBERS), 3, generator=generator, dtype=torch.float64)
     pos.requires_grad_()

@@ -21,7 +21,10 @@ from ponita.tasks.cli import main
 from ponita.tasks.pictures import read_metrics
 
 #: Of other commands than fit, or that need what those leave.
-OTHERS = {"search/potential_quick", "search/finetune", "federated/potential"}
+OTHERS = {
+    *("search/potential_quick", "search/finetune", "federated/potential"),
+    *("one_byte/lora", "one_byte/readouts"),
+}
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,7 @@
 """`ponita federate`: what a run leaves, going on after a stop, labs that fail, and mistakes."""
 
 import itertools
+import json
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,8 @@ def test_a_federation_leaves_a_table_a_picture_and_potentials(capsys):
     folder, printed = Path("runs/federated-mine"), capsys.readouterr().out
     assert (folder / "report.txt").read_text().strip() in printed and "participating" in printed
     assert (folder / "errors.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    results = json.loads((folder / "results.json").read_text())
+    assert all(list(results[name]["labs"]) == problem().labs for name in ("fedau", "participating"))
     assert isinstance(load(folder / "fedau.ckpt"), Potential) and (folder / "participating.ckpt").is_file()
     main([*words(rounds=5), "--run_dir", str(folder)])
     assert torch.load(folder / "fedau.pt", weights_only=True)["rounds"] == 5
@@ -61,6 +64,23 @@ def test_labs_hold_all_structures_once_from_calm_to_distorted():
     energies = [torch.cat([made.data.sets["train"][int(r)].energy for r in made.rows[lab]]) for lab in made.labs]
     assert all(float(a.max()) <= float(b.min()) for a, b in itertools.pairwise(energies))
     assert list(made.rates.values()) == pytest.approx([0.3, 0.5, 0.7, 0.9])
+
+
+@pytest.mark.parametrize("pattern", ["bernoulli", "markov", "cyclic"])
+def test_who_is_present_in_a_round_does_not_need_the_rounds_before(pattern):
+    made = problem(pattern=pattern)
+    whole = made.participation()
+    rounds = [whole.round() for _ in range(12)]
+    assert [made.present(number) for number in (11, 0, 5)] == [rounds[11], rounds[0], rounds[5]]
+
+
+def test_after_its_update_the_task_has_the_weights_of_the_lab():
+    made = problem()
+    task = made.new_task()
+    state = state_of(task)
+    change, after = made.local_update(task, state, "lab-02", 3), state_of(task)
+    assert all(torch.equal(change[name], after[name] - value) for name, value in state.items())
+    assert any(value.any() for value in change.values())
 
 
 @pytest.mark.parametrize("name", ["fedau", "mifa"])

@@ -3,7 +3,7 @@
 from ponita.sharing.continual.bank import SupermaskBank, attach_supermasks
 from ponita.sharing.continual.exemplars import ExemplarMemory, herd
 from ponita.sharing.continual.knn_transfer import KnnTransfer
-from ponita.sharing.continual.learning import check_optimizer, learn_task
+from ponita.sharing.continual.learning import Learning, check_optimizer, learn_task
 from ponita.sharing.continual.supermask import TopKMask
 from ponita.sharing.continual.weight_aligning import (
     AlignConfig,
@@ -20,6 +20,7 @@ __all__ = [
     "AlignReport",
     "ExemplarMemory",
     "KnnTransfer",
+    "Learning",
     "SupermaskBank",
     "TopKMask",
     "align_weights",

@@ -150,6 +150,8 @@ class SupermaskBank:
         self.task = None
         if task is not None and task < self.num_tasks:
             self.set_task(task)
+        else:
+            self.task = task  # its scores were not finished
 
     def layers(self) -> Iterator[nn.Module]:
         """The masked layers."""

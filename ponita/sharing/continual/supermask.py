@@ -94,11 +94,15 @@ class Supermask(nn.Module):
             total |= self.of_task(task)
         return total
 
+    def make_room(self, number: int) -> None:
+        """Hold the masks of so many tasks, which a state dict is going to give."""
+        self.packed = self.packed.new_zeros(number, self.packed.shape[1])
+
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         """The number of tasks is that of the state."""
         stored = state_dict.get(prefix + "packed")
         if stored is not None:
-            self.packed = stored.new_zeros(stored.shape).to(self.packed.device)
+            self.make_room(len(stored))
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 

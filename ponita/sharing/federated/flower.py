@@ -5,8 +5,8 @@ Not by Flower's weighted average: that divides by the sum of the weights of thos
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from torch import Tensor
 from ponita.data.atomic import replacing
 from ponita.sharing.federated.servers import Server
 
+LOG = getLogger("flwr")  # that of Flower, so that its commands show our lines between theirs
+
 
 class ServerStrategy(FedAvg):
     """Lets a `Server` of this package average what Flower's clients send.
@@ -28,22 +30,38 @@ class ServerStrategy(FedAvg):
     reply, replied with an error or with what is not finite is absent, and that counts.
 
     Args:
-        server: with the roster of all labs, whose names are the numbers as text.
+        server: with the roster of all labs.
+        names: of the labs by their numbers from 0, as on the roster; the numbers as text where None.
         client_key: of the lab's number.
         checkpoint: file that keeps what the server knows of the labs, read if it is there; written after each round.
         **options: of `flwr.serverapp.strategy.FedAvg`, such as fraction_evaluate.
+
+    Attributes:
+        present: names of the labs that took part in the last round.
+
+    Raises:
+        ValueError: for names that are not those of the roster.
     """
 
     def __init__(
-        self, server: Server, *, client_key: str = "lab", checkpoint: Path | str | None = None, **options: Any
+        self,
+        server: Server,
+        *,
+        names: Sequence[str] | None = None,
+        client_key: str = "lab",
+        checkpoint: Path | str | None = None,
+        **options: Any,
     ) -> None:
         settings = {"fraction_train": 1.0, "min_train_nodes": 1, "min_available_nodes": 1, "min_evaluate_nodes": 1}
         super().__init__(**{**settings, **options})
-        self.server, self.client_key = server, client_key
+        if names is not None and sorted(names) != server.clients:
+            raise ValueError(f"names={list(names)}; expected those of the roster {server.clients}.")
+        self.server, self.names, self.client_key = server, names, client_key
+        self.present: list[str] = []
         self.checkpoint = None if checkpoint is None else Path(checkpoint)
         self._state: dict[str, Tensor] = {}
         if self.checkpoint is not None and self.checkpoint.is_file():
-            server.load_state_dict(json.loads(self.checkpoint.read_text(encoding="utf-8")))
+            server.load_state_dict(torch.load(self.checkpoint, weights_only=True))
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -63,6 +81,7 @@ class ServerStrategy(FedAvg):
         updates: dict[str, dict[str, Tensor]] = {}
         for reply in replies:
             if reply.has_error():
+                LOG.info("round %d, no update: %s", server_round, reply.error.reason)
                 continue
             lab = self._lab_of(reply)
             if lab in updates:
@@ -72,8 +91,8 @@ class ServerStrategy(FedAvg):
             updates[lab] = self._update(reply)
         state = self.server.step(self._state, updates)
         self._keep()
-        present = len(updates) - len(self.server.rejected)
-        return ArrayRecord(state), MetricRecord({"labs": present, "rejected": len(self.server.rejected)})
+        self.present = sorted(set(updates) - set(self.server.rejected))
+        return ArrayRecord(state), MetricRecord({"labs": len(self.present), "rejected": len(self.server.rejected)})
 
     def _lab_of(self, reply: Message) -> str:
         metrics = next(iter(reply.content.metric_records.values()), {})
@@ -81,7 +100,12 @@ class ServerStrategy(FedAvg):
             raise ValueError(
                 f"a reply has no {self.client_key!r} among its metrics {sorted(metrics)}; send the number of the lab in the MetricRecord."
             )
-        return str(int(metrics[self.client_key]))
+        number = int(metrics[self.client_key])
+        if self.names is None:
+            return str(number)
+        if not 0 <= number < len(self.names):
+            raise ValueError(f"a reply of lab {number}; expected a number from 0 to {len(self.names) - 1}.")
+        return self.names[number]
 
     def _update(self, reply: Message) -> dict[str, Tensor]:
         """State after local training minus state before; what is no number of the network is left out."""
@@ -95,4 +119,4 @@ class ServerStrategy(FedAvg):
     def _keep(self) -> None:
         if self.checkpoint is not None:
             with replacing(self.checkpoint) as temporary:
-                temporary.write_text(json.dumps(self.server.state_dict()), encoding="utf-8")
+                torch.save(self.server.state_dict(), temporary)

@@ -9,7 +9,7 @@ from torch import nn
 from ponita import Ponita
 from ponita.geometry import fully_connected
 from ponita.geometry.symmetry import grid_symmetry
-from ponita.sharing.continual import KnnTransfer, TopKMask, attach_supermasks, check_optimizer, learn_task
+from ponita.sharing.continual import KnnTransfer, Learning, TopKMask, attach_supermasks, check_optimizer, learn_task
 from ponita.sharing.continual.knn_transfer import Choice, start_from
 from ponita.sharing.continual.supermask import num_kept, pack, unpack
 from ponita.testing import assert_equivariant
@@ -256,6 +256,54 @@ def test_tasks_are_stored_as_bits_and_restored():
     assert [accuracy(other, restored, task) for task in (0, 1)] == after
 
 
+@pytest.mark.parametrize("stop", ["score", "weight"])
+def test_learning_that_stops_in_a_phase_goes_on_to_the_same_bits(stop):
+    """Half of a phase, its state into another network, and the other half."""
+
+    def begun():
+        net, bank = learner()
+        learn_task(bank, fitting(net, bank, 0, 5))
+        learning = Learning(bank)
+        learning.begin(generator=torch.Generator().manual_seed(1))
+        if stop == "weight":
+            fitting(net, bank, 1, 5)("score")
+            learning.begin_weights()
+        fitting(net, bank, 1, 5)(stop)
+        return net, bank, learning
+
+    def ended(net, bank, learning):
+        fitting(net, bank, 1, 5, seed=1)(stop)
+        if stop == "score":
+            learning.begin_weights()
+            fitting(net, bank, 1, 5)("weight")
+        learning.finish()
+        return [net(task_data(0, 40, seed=2)[0]).detach() for task in (0, 1) if bank.set_task(task) is None]
+
+    whole = ended(*begun())
+    net, _, learning = begun()
+    other, restored = learner(seed=9)
+    other.load_state_dict(net.state_dict())
+    again = Learning(restored)
+    again.load_state_dict(learning.state_dict())
+    assert again.phase == stop and restored.task == 1
+    assert all(torch.equal(a, b) for a, b in zip(whole, ended(other, restored, again), strict=True))
+
+
+def test_what_was_protected_before_a_stop_is_checked_after_it():
+    net, bank = learner()
+    learn_task(bank, fitting(net, bank, 0, 5))
+    learning = Learning(bank)
+    learning.begin()
+    learning.begin_weights()
+    state = learning.state_dict()
+    with torch.no_grad():
+        next(bank.layers()).parametrizations.weight.original.add_(1)
+    again = Learning(bank)
+    again.load_state_dict(state)
+    with pytest.raises(RuntimeError, match="weights of earlier tasks changed"):
+        again.finish()
+
+
 def test_each_task_has_biases_of_its_own_where_asked():
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(WIDTH, 32), nn.GELU(), nn.Linear(32, CLASSES))
@@ -297,6 +345,12 @@ def test_masked_networks_are_as_equivariant_as_before():
     assert torch.equal(net(**inputs).scalars, first)
 
 
+def _with_scores(mode):
+    learning = Learning(learner()[1], mode)
+    learning.begin()
+    return learning
+
+
 MISTAKES = {
     "density": (lambda: attach_supermasks(Net(), 0.0), "density=0.0"),
     "no layers": (lambda: attach_supermasks(nn.GELU()), "no linear layers"),
@@ -307,6 +361,9 @@ MISTAKES = {
     "weights first": (lambda: learner()[1].phase("weight"), "are not finished"),
     "mode": (lambda: learn_task(learner()[1], print, "other"), "expected one of"),
     "ablation": (lambda: learn_task(learner()[1], print, "ssnet"), "attach the masks with exclusive=False"),
+    "weights unasked": (lambda: Learning(learner()[1]).begin_weights(), "weights are trained after scores"),
+    "masks alone": (lambda: _with_scores("supsup").begin_weights(), "weights are trained after scores"),
+    "nothing begun": (lambda: Learning(learner()[1]).finish(), "no task was begun"),
     "neighbours": (lambda: KnnTransfer(k=0), "k=0"),
     "few": (
         lambda: KnnTransfer(k=50).choose(learner()[1], None, torch.zeros(9, 2), torch.zeros(9), 2),

@@ -9,7 +9,7 @@ pytest.importorskip("flwr")
 
 from flwr.app import ArrayRecord, MetricRecord
 
-from ponita.sharing.federated import AverageParticipating, Bernoulli, FedAU
+from ponita.sharing.federated import AverageParticipating, Bernoulli, FedAU, Mifa
 from ponita.sharing.federated.flower import ServerStrategy
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -22,7 +22,7 @@ def reply(state, lab=None, error=False):
     content = SimpleNamespace(
         array_records={"arrays": ArrayRecord(state)}, metric_records={"metrics": MetricRecord(metrics)}
     )
-    return SimpleNamespace(content=content, has_error=lambda: error)
+    return SimpleNamespace(content=content, has_error=lambda: error, error=SimpleNamespace(reason="no power"))
 
 
 def begin():
@@ -55,19 +55,44 @@ def test_ten_rounds_have_the_bits_of_the_average_without_flower(kind):
         assert torch.equal(state["w"], reference["w"]) and torch.equal(state["n"], torch.tensor([7]))
 
 
-def test_a_round_without_replies_and_errors_count_as_absence(tmp_path):
-    path = tmp_path / "labs.json"
+def test_a_round_without_replies_and_errors_count_as_absence(tmp_path, caplog):
+    path = tmp_path / "labs.pt"
     made = strategy(FedAU(LABS, cutoff=None), checkpoint=path)
     made._state = begin()
     made.aggregate_train(1, [])
-    made.aggregate_train(2, [reply(begin(), "1", error=True)])
+    with caplog.at_level("INFO"):
+        made.aggregate_train(2, [reply(begin(), "1", error=True)])
+    assert "round 2, no update: no power" in caplog.text and made.present == []
     arrays, metrics = made.aggregate_train(
         3, [reply({**begin(), "w": begin()["w"] * float("nan")}, "2"), reply(begin(), "1")]
     )
     assert dict(metrics) == {"labs": 1, "rejected": 1} and torch.equal(arrays.to_torch_state_dict()["w"], begin()["w"])
-    assert made.server.weights.weight("1") == 3
+    assert made.server.weights.weight("1") == 3 and made.present == ["1"]
     again = strategy(FedAU(LABS, cutoff=None), checkpoint=path)
     assert again.server.weights.state_dict() == made.server.weights.state_dict()
+
+
+def test_labs_have_names_by_their_numbers():
+    names = ["bonn", "aachen", "celle"]
+    made = strategy(AverageParticipating(names, shares={"bonn": 0.5, "aachen": 0.25, "celle": 0.25}), names=names)
+    made._state = begin()
+    sent = {"0": 1.0, "2": 4.0}
+    arrays, _ = made.aggregate_train(1, [reply({"w": begin()["w"] + step}, lab) for lab, step in sent.items()])
+    assert made.present == ["bonn", "celle"]
+    assert torch.allclose(arrays.to_torch_state_dict()["w"], begin()["w"] + 2.0)  # bonn counts twice
+    for number in (-1, 3):
+        with pytest.raises(ValueError, match=f"a reply of lab {number}; expected a number from 0 to 2"):
+            made.aggregate_train(2, [reply(begin(), number)])
+    with pytest.raises(ValueError, match="expected those of the roster"):
+        strategy(FedAU(names), names=["bonn", "aachen", "dessau"])
+
+
+def test_a_server_that_remembers_updates_is_kept_too(tmp_path):
+    made = strategy(Mifa(LABS), checkpoint=tmp_path / "labs.pt")
+    made._state = begin()
+    made.aggregate_train(1, [reply(trained(begin(), "1", 0), "1")])
+    again = strategy(Mifa(LABS), checkpoint=tmp_path / "labs.pt").server.last
+    assert list(again) == ["1"] and torch.equal(again["1"]["w"], made.server.last["1"]["w"])
 
 
 def test_replies_that_lie_are_refused():

@@ -5,16 +5,18 @@ directions are public.
 """
 
 from ponita.sharing.federated.one_byte.codec import ABSENT, ByteCodec
+from ponita.sharing.federated.one_byte.gain import Gain
 from ponita.sharing.federated.one_byte.log import ByteLog
 from ponita.sharing.federated.one_byte.mixin import OneByteMixin
 from ponita.sharing.federated.one_byte.noise import gaussian, mix, rademacher
 from ponita.sharing.federated.one_byte.optimizer import OneByteSPSA
-from ponita.sharing.federated.one_byte.transport import LocalTransport, StoreTransport, TorchDistTransport
+from ponita.sharing.federated.one_byte.transport import LocalTransport, StoreTransport, TorchDistTransport, publish
 
 __all__ = [
     "ABSENT",
     "ByteCodec",
     "ByteLog",
+    "Gain",
     "LocalTransport",
     "OneByteMixin",
     "OneByteSPSA",
@@ -22,5 +24,6 @@ __all__ = [
     "TorchDistTransport",
     "gaussian",
     "mix",
+    "publish",
     "rademacher",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -10,6 +11,10 @@ from torch import Tensor
 MASK = (1 << 64) - 1
 #: Constants of SplitMix64 (Steele et al., 2014).
 GOLDEN, FIRST, SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+#: Numbers made at once: the integers of the hash take more memory than the direction itself.
+CHUNK = 1 << 16
+#: Ends the sequences of numbers that are no directions.
+CHANCE = 0x6368616E6365
 
 #: (shape, seed, device, dtype) -> a direction.
 Noise = Callable[[Sequence[int], int, torch.device, torch.dtype], Tensor]
@@ -21,6 +26,11 @@ def mix(*numbers: int) -> int:
     for number in numbers:
         state = _finish((state ^ number) + GOLDEN & MASK)
     return state >> 1
+
+
+def uniform(*numbers: int) -> float:
+    """A number in [0, 1) from a sequence of numbers; no direction has it in its seed."""
+    return (mix(*numbers, CHANCE) >> 10) / (1 << 53)
 
 
 def _finish(z: int) -> int:
@@ -39,20 +49,25 @@ def rademacher(shape: Sequence[int], seed: int, device: torch.device, dtype: tor
         seed: 63 bits.
         device, dtype: of the direction.
     """
-    number = 1
-    for size in shape:
-        number *= size
-    z = torch.arange(number, dtype=torch.int64, device=device) * _signed(GOLDEN) + seed
-    z = (z ^ _shifted(z, 30)) * _signed(FIRST)
-    z = (z ^ _shifted(z, 27)) * _signed(SECOND)
-    bit = (z ^ _shifted(z, 31)) & 1
-    return (2 * bit - 1).to(dtype).view(*shape)
+    signs = torch.empty(math.prod(shape), dtype=dtype, device=device)
+    for first in range(0, signs.numel(), CHUNK):
+        part = signs[first : first + CHUNK]
+        part.copy_(_signs(first, part.numel(), seed, device))
+    return signs.view(tuple(shape))
 
 
 def gaussian(shape: Sequence[int], seed: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Standard normal, drawn on the CPU; the same bits only with the same build of torch. Arguments as of `rademacher`."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator, dtype=dtype).to(device)
+    return torch.randn(tuple(shape), generator=generator, dtype=dtype).to(device)
+
+
+def _signs(first: int, count: int, seed: int, device: torch.device) -> Tensor:
+    """-1 or +1 of places from `first` on, int64."""
+    z = torch.arange(first, first + count, dtype=torch.int64, device=device) * _signed(GOLDEN) + seed
+    z = (z ^ _shifted(z, 30)) * _signed(FIRST)
+    z = (z ^ _shifted(z, 27)) * _signed(SECOND)
+    return 2 * ((z ^ _shifted(z, 31)) & 1) - 1
 
 
 def _signed(number: int) -> int:

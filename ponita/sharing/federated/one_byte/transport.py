@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Protocol
 
@@ -17,7 +17,15 @@ Messages = dict[int, bytes]
 
 
 class Transport(Protocol):
-    """Exchanges the bytes of a step."""
+    """Exchanges the bytes of a step.
+
+    Attributes:
+        machine: number of this machine.
+        sent: bytes that it sent, as payload of steps.
+    """
+
+    machine: int
+    sent: int
 
     def exchange(self, step: int, mine: bytes) -> Messages:
         """Bytes of all machines, the same on each of them."""
@@ -34,7 +42,7 @@ class LocalTransport:
     """
 
     def __init__(self, machine: int = 0) -> None:
-        self.machine = machine
+        self.machine, self.sent = machine, 0
 
     def exchange(self, step: int, mine: bytes) -> Messages:
         return {self.machine: mine}
@@ -46,15 +54,22 @@ class LocalTransport:
 class TorchDistTransport:
     """All processes of a group of `torch.distributed`, by all_gather of uint8: who is in the group must be there.
 
+    The number of a machine is its rank.
+
     Args:
         group: the default one where None.
 
-    Attributes:
-        sent: bytes that this process sent, as payload of steps.
+    Raises:
+        ValueError: where there is no group yet.
     """
 
     def __init__(self, group: dist.ProcessGroup | None = None) -> None:
-        self.group, self.sent = group, 0
+        if not dist.is_initialized():
+            raise ValueError(
+                "there is no process group yet: call torch.distributed.init_process_group first. In Lightning there is one when "
+                "OneByteMixin calls one_byte()."
+            )
+        self.group, self.machine, self.sent = group, dist.get_rank(group), 0
 
     def exchange(self, step: int, mine: bytes) -> Messages:
         self.sent += len(mine)
@@ -75,8 +90,8 @@ class StoreTransport:
     """Machines that may come and go, through a key-value store such as `torch.distributed.TCPStore`.
 
     The leader waits for the bytes of all on the roster, until `patience` is over, and then decides which counted: whoever came
-    too late is absent in that step, on every machine. A machine that is started again reads the decisions it missed
-    (`missed`) and goes on. The leader is the machine that holds the store; without it nobody goes on, and a new one starts
+    too late is absent in that step, on every machine. A machine that is started again replays the decisions it missed
+    (`since`) and goes on. The leader is the machine that holds the store; without it nobody goes on, and a new one starts
     from the log.
 
     Args:
@@ -94,12 +109,13 @@ class StoreTransport:
         self, store: dist.Store, machine: int, roster: Sequence[int], leader: int = 0, patience: float = 30.0
     ) -> None:
         self.store, self.machine, self.roster = store, machine, sorted(set(roster))
-        self.leader, self.patience = leader, patience
+        self.leader, self.patience, self.sent = leader, patience, 0
         if not {machine, leader} <= set(self.roster):
             raise ValueError(f"machine {machine} and leader {leader}; expected both on the roster {self.roster}.")
 
     def exchange(self, step: int, mine: bytes) -> Messages:
         self.store.set(f"bytes/{step}/{self.machine}", mine)
+        self.sent += len(mine)
         if self.machine == self.leader:
             self._decide(step, len(mine))
         return self._decision(step)
@@ -115,11 +131,16 @@ class StoreTransport:
         """What was decided of a step; None where nothing was yet."""
         return self._decision(step) if self.store.check([f"decided/{step}"]) else None
 
+    def since(self, step: int) -> Iterator[tuple[int, Messages]]:
+        """Steps from a number on that are decided, as a log has them: for `OneByteSPSA.replay`."""
+        while (messages := self.missed(step)) is not None:
+            yield step, messages
+            step += 1
+
     def _decide(self, step: int, length: int) -> None:
         nothing = bytes([ABSENT]) * length
         given = {machine: self._read(f"bytes/{step}/{machine}") for machine in self.roster}
-        counted = {m: (nothing if b is None or len(b) != length else b).hex() for m, b in given.items()}
-        self.store.set(f"decided/{step}", json.dumps(counted))
+        publish(self.store, step, {m: nothing if b is None or len(b) != length else b for m, b in given.items()})
 
     def _decision(self, step: int) -> Messages:
         self.store.wait([f"decided/{step}"], timedelta(seconds=10 * self.patience))
@@ -131,3 +152,14 @@ class StoreTransport:
         except (RuntimeError, dist.DistStoreError):
             return None
         return self.store.get(key)
+
+
+def publish(store: dist.Store, step: int, messages: Messages) -> None:
+    """Write what counts in a step, for all to read; also what a log says, before machines of an earlier run go on.
+
+    Args:
+        store: that all reach.
+        step: its number.
+        messages: of all machines of the roster.
+    """
+    store.set(f"decided/{step}", json.dumps({machine: sent.hex() for machine, sent in messages.items()}))
