@@ -24,6 +24,7 @@ from ponita.tasks.pictures import read_metrics
 OTHERS = {
     *("search/potential_quick", "search/finetune", "federated/potential"),
     *("one_byte/lora", "one_byte/readouts"),
+    *("continual/rmd17", "continual/superpixel"),
 }
 
 
