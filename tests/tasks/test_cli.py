@@ -20,7 +20,7 @@ from ponita.tasks import configs, runs
 from ponita.tasks.cli import main
 from ponita.tasks.pictures import read_metrics
 
-#: Of other commands than fit, or that need what those leave.
+#: Of other commands than fit, that need what those leave, or with tests of their own.
 OTHERS = {
     *("search/potential_quick", "search/finetune", "federated/potential"),
     *("one_byte/lora", "one_byte/readouts"),
