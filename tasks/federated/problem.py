@@ -16,7 +16,7 @@ from ponita.sharing.ready import assert_ready
 from ponita.tasks.datamodule import GraphDataModule
 from ponita.tasks.potential import EnergyForceTask
 from ponita.tasks.potential.normalization import normalize_from
-from ponita.tasks.potential.outside import batch_losses, force_error, rotated_batches
+from ponita.tasks.potential.outside import batch_losses, force_error, parts_by_energy, rotated_batches
 from ponita.training import LossWeights
 
 PATTERNS = {"bernoulli": Bernoulli, "markov": Markov, "cyclic": Cyclic}
@@ -83,18 +83,8 @@ class FederatedPotential:
         """Read the data, and deal them out."""
         self.data.prepare_data()
         self.data.setup("fit")
-        dataset = self.data.sets["train"]
-        if len(dataset) < len(self.labs):
-            raise ValueError(
-                f"{len(dataset)} training structures for {len(self.labs)} labs; expected one for each at least."
-            )
-        energies = torch.cat([part.energy for part in self._structures()])
-        parts = energies.argsort().tensor_split(len(self.labs))
+        parts = parts_by_energy(self.data.sets["train"], len(self.labs))
         self.rows = dict(zip(self.labs, parts, strict=True))
-
-    def _structures(self):
-        dataset = self.data.sets["train"]
-        return (dataset[row] for row in range(len(dataset)))
 
     def new_task(self) -> EnergyForceTask:
         """The potential that all begin with."""

@@ -127,7 +127,7 @@ MISTAKES = {
     "server": (lambda: words(servers=["best"]), "servers ['best']"),
     "pattern": (lambda: [*words(), "--problem.pattern", "moon"], "pattern='moon'"),
     "rates": (lambda: [*words(), "--problem.rates", "[0.0, 0.5]"], "rates above 0"),
-    "labs": (lambda: [*words(), "--problem.labs", "99"], "24 training structures for 99 labs"),
+    "labs": (lambda: [*words(), "--problem.labs", "99"], "24 training structures for 99 parts"),
     "rounds": (lambda: words(rounds=0), "rounds=0"),
     "step": (lambda: words(server_lr=-1.0), "a positive step"),
     "network": (lambda: [*words(), "--problem.network", '{"space": "R9"}'], "R9"),

@@ -114,6 +114,23 @@ def test_a_module_that_leaves_its_transport_out_is_refused(_group):
         Regression(private=True).configure_optimizers()
 
 
+def test_losses_are_those_of_evaluation_also_after_a_validation():
+    class Noted(Regression):
+        noted, weights = [], []
+
+        def loss(self, params, batch):
+            self.noted.append(self.net.training)
+            return super().loss(params, batch)
+
+        def validation_step(self, batch, batch_idx):
+            self.weights.append(self.spsa.digest())
+
+    options = {"accelerator": "cpu", "enable_checkpointing": False, "val_check_interval": 0.5, **QUIET}
+    module = Noted()
+    L.Trainer(max_epochs=2, **options).fit(module, _in_order(), _in_order())
+    assert module.noted == [False] * (2 * 8 * 4) and len(set(module.weights)) == 4
+
+
 def test_replicas_that_differ_end_a_training(monkeypatch):
     monkeypatch.setattr(LocalTransport, "agree", lambda *_: False)
     trainer = L.Trainer(max_epochs=3, accelerator="cpu", enable_checkpointing=False, **QUIET)
