@@ -62,6 +62,7 @@ def test_what_the_server_leaves():
         "fedau.ckpt",
         "fedau.pt",
         "report.txt",
+        "results.json",
         "rounds.csv",
     }
     rows = [line.split(",") for line in (folder / "rounds.csv").read_text().splitlines()]
