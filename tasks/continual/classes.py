@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from torch_geometric.data import Batch
 
-from ponita.tasks.continual.stages import Stages
+from ponita.tasks.continual.stages import Stages, check_trainer
 from ponita.tasks.superpixel import SuperpixelDataModule
 from ponita.tasks.superpixel.data import SuperpixelSet
 
@@ -153,7 +153,8 @@ class IncrementalSuperpixelDataModule(SuperpixelDataModule):
 
     def prepare_data(self) -> None:
         if self.trainer is not None and self.trainer.state.fn == "fit":
-            self._check_trainer()
+            check_trainer(self.trainer, self.stages)
+            _check_no_validation(self.trainer.limit_val_batches)
         super().prepare_data()
 
     def setup(self, stage: str) -> None:
@@ -185,25 +186,13 @@ class IncrementalSuperpixelDataModule(SuperpixelDataModule):
             return UnionBatch({name: move(part, device, dataloader_idx) for name, part in batch.items()})
         return move(batch, device, dataloader_idx)
 
-    def _check_trainer(self) -> None:
-        trainer, total = self.trainer, self.stages.total
-        if trainer.max_epochs != total:
-            raise ValueError(
-                f"trainer.max_epochs={trainer.max_epochs}; expected {total}, {self.stages.number} stages of {self.stages.epochs} "
-                "epochs (data.init_args.epochs_per_stage)."
-            )
-        if trainer.reload_dataloaders_every_n_epochs != 1:
-            raise ValueError(
-                f"trainer.reload_dataloaders_every_n_epochs={trainer.reload_dataloaders_every_n_epochs}; expected 1: a stage has "
-                "other images than the one before."
-            )
-        if trainer.limit_val_batches:
-            raise ValueError(
-                f"trainer.limit_val_batches={trainer.limit_val_batches}; expected 0: images are measured at the end of a stage, after "
-                "alignment, and not in between."
-            )
-        if trainer.world_size != 1:
-            raise ValueError(f"{trainer.world_size} devices; expected trainer.devices=1: memories are of one process.")
+
+def _check_no_validation(limit: float) -> None:
+    if limit:
+        raise ValueError(
+            f"trainer.limit_val_batches={limit}; expected 0: images are measured at the end of a stage, after alignment, and not in "
+            "between."
+        )
 
 
 def _check_numbers(classes_per_stage: int, budget: int, num_train: int, num_test: int | None) -> None:

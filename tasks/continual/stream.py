@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from torch_geometric.data import Batch
 
 from ponita.models import Potential
-from ponita.tasks.continual.stages import Stages
+from ponita.tasks.continual.stages import Stages, check_trainer
 from ponita.tasks.potential.rmd17_mixture import PARTS, RMD17MixtureDataModule
 from ponita.tasks.potential.structure_set import StructureSet
 
@@ -79,21 +79,3 @@ class RMD17StreamDataModule(RMD17MixtureDataModule):
             part: "train", "valid" or "test".
         """
         return self.batches(f"{part}/{self.molecules[stage]}")
-
-
-def check_trainer(trainer: L.Trainer, stages: Stages) -> None:
-    """Raise ValueError unless a training goes through all stages, one molecule at a time, on one device."""
-    if trainer.world_size > 1:
-        raise ValueError(
-            f"{trainer.world_size} devices; learning one thing after another runs on one: --trainer.devices 1."
-        )
-    if trainer.reload_dataloaders_every_n_epochs != 1:
-        raise ValueError(
-            f"trainer.reload_dataloaders_every_n_epochs={trainer.reload_dataloaders_every_n_epochs}; expected 1, or all epochs have the "
-            "first molecule."
-        )
-    if not trainer.fast_dev_run and (trainer.max_epochs != stages.total or trainer.max_steps != -1):
-        raise ValueError(
-            f"trainer.max_epochs={trainer.max_epochs}, max_steps={trainer.max_steps}; expected {stages.number} stages of {stages.epochs} epochs, "
-            f"so --trainer.max_epochs {stages.total} and no max_steps."
-        )

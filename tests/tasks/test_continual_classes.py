@@ -359,7 +359,10 @@ MISTAKES = {
     ),
     "no method": ([f"{MODEL}.methods", "[]"], "methods=[]"),
     "twice": ([f"{MODEL}.methods", "[kd, kd]"], "each once"),
-    "epochs": (["--trainer.max_epochs", "9"], "trainer.max_epochs=9; expected 10, 5 stages of 2 epochs"),
+    "epochs": (
+        ["--trainer.max_epochs", "9"],
+        "trainer.max_epochs=9, max_steps=-1; expected 5 stages of 2 epochs, so --trainer.max_epochs 10",
+    ),
     "reload": (["--trainer.reload_dataloaders_every_n_epochs", "0"], "reload_dataloaders_every_n_epochs=0; expected 1"),
     "validation": (["--trainer.limit_val_batches", "1.0"], "trainer.limit_val_batches=1.0; expected 0"),
     "images": ([f"{DATA}.num_train", "50"], "images of the digit 4 (train); expected at least 50"),
@@ -389,9 +392,11 @@ def test_more_than_one_device_is_refused():
     data.trainer = SimpleNamespace(
         state=SimpleNamespace(fn="fit"),
         max_epochs=25,
+        max_steps=-1,
+        fast_dev_run=False,
         reload_dataloaders_every_n_epochs=1,
         limit_val_batches=0,
         world_size=2,
     )
-    with pytest.raises(ValueError, match=r"2 devices; expected trainer\.devices=1"):
+    with pytest.raises(ValueError, match=r"2 devices; .* runs on one"):
         data.prepare_data()

@@ -14,8 +14,8 @@ from ponita.tasks.continual.learners import Recipe
 from ponita.tasks.continual.masked_learner import METHODS, make_learner, plain_copy
 from ponita.tasks.continual.potential import ContinualPotentialTask
 from ponita.tasks.continual.report import MethodErrors, forgetting, record, report_text
-from ponita.tasks.continual.stages import Stages
-from ponita.tasks.continual.stream import RMD17StreamDataModule, check_trainer
+from ponita.tasks.continual.stages import Stages, check_trainer
+from ponita.tasks.continual.stream import RMD17StreamDataModule
 
 
 def test_each_phase_begins_with_an_optimiser_without_memory():
@@ -151,7 +151,7 @@ MISTAKES = {
     "steps": (lambda: check_trainer(trainer(max_steps=5), Stages(3, 4)), "max_steps=5"),
     "loaders": (
         lambda: check_trainer(trainer(reload_dataloaders_every_n_epochs=0), Stages(3, 4)),
-        "all epochs have the first molecule",
+        "all epochs have the data of the first stage",
     ),
     "devices": (lambda: check_trainer(trainer(world_size=2), Stages(3, 4)), "2 devices; .* runs on one"),
 }

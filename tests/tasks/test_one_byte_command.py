@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from support.mistakes import assert_refused
 from support.one_byte_machines import Killer, fails, write_study
 
 from ponita.models import EnergyForces, Potential, load, save
@@ -275,21 +276,18 @@ MISTAKES = {
 @pytest.mark.parametrize("case", MISTAKES)
 def test_mistakes_are_named_before_anything_is_written(case, capsys):
     args, message = MISTAKES[case]
-    with pytest.raises(SystemExit):
-        main(args())
-    assert message in capsys.readouterr().err
-    assert not Path("runs").exists()
+    assert_refused(args(), message, capsys)
 
 
 def test_a_checkpoint_of_something_else_is_refused(capsys):
     words = write_study()
     save(load("seven.ckpt").network, "network.ckpt")
-    with pytest.raises(SystemExit):
-        main([*words, "--checkpoint", "network.ckpt"])
-    assert "holds a Ponita; only potentials can be adapted" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        main([*words, "--checkpoint", "missing.ckpt"])
-    assert "no checkpoint at missing.ckpt" in capsys.readouterr().err and not Path("runs").exists()
+    wrong = {
+        "network.ckpt": "holds a Ponita; only potentials can be adapted",
+        "missing.ckpt": "no checkpoint at missing.ckpt",
+    }
+    for checkpoint, message in wrong.items():
+        assert_refused([*words, "--checkpoint", checkpoint], message, capsys)
 
 
 @pytest.mark.parametrize("kind, options", [(OneByte, {"eps": 0.0}), (OneByte, {"steps": 0}), (Averaging, {"steps": 0})])
