@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -26,7 +27,7 @@ def write_results(problem: OneByteProblem, found: dict[str, Curve], targets: lis
     """
     report = f"{_title(problem)}\n\n{format_table(_rows(found, targets))}"
     (folder / "report.txt").write_text(report + "\n", encoding="utf-8")
-    content = {name: curve.as_dict() for name, curve in found.items()}
+    content = {name: asdict(curve) for name, curve in found.items()}
     (folder / "errors.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     draw_errors(folder / "errors.png", found)
     return report

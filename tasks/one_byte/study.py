@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from torch.nn.utils import vector_to_parameters
 from tqdm import tqdm
@@ -62,10 +61,6 @@ class Curve:
         reached = (step for step, force in zip(self.steps, self.forces, strict=True) if force <= error)
         step = next(reached, None)
         return None if step is None else self.step_bytes * step
-
-    def as_dict(self) -> dict[str, Any]:
-        """For a file."""
-        return asdict(self)
 
 
 @dataclass
